@@ -1,0 +1,1 @@
+"""Learn the hyperparameters of a Bayesian model by maximising its marginal likelihood."""

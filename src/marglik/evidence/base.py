@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The one signature of all evidence methods: θ goes in, evidence comes out."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from marglik.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """log p(y|θ) at one θ, and how it was obtained.
+
+    With V targets, ``log_value`` is (V,), ``gradient`` (V, k) and ``hessian`` (V, k, k).
+
+    Parameters
+    ----------
+    log_value
+        log p(y|θ), every constant kept.
+    gradient
+        Its derivative in θ.
+    hessian
+        Its second derivative in θ, where the method has it.
+    std_error
+        Monte Carlo standard error of ``log_value``; zero for methods that draw nothing.
+    posterior
+        p(w|y,θ) in the model's coordinates.
+    checks
+        Findings about the computation: name → sentence. Empty when all is well.
+    """
+
+    log_value: Float[Array, "*V"]
+    gradient: Float[Array, "*V k"]
+    hessian: Float[Array, "*V k k"] | None = None
+    std_error: float = 0.0
+    posterior: Any = None
+    checks: Mapping[str, str] = field(default_factory=dict)
+
+
+class EvidenceMethod(ABC):
+    """A way to integrate weights out. Concrete methods are frozen dataclasses; defining one registers it.
+
+    Attributes
+    ----------
+    exact
+        Whether the value is the integral itself.
+    profiles_flat
+        Whether the method maximises over flat weights itself when they are not to be integrated.
+    """
+
+    registry: ClassVar[dict[str, type[EvidenceMethod]]] = {}
+    exact: ClassVar[bool] = False
+    profiles_flat: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        EvidenceMethod.registry[re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()] = cls
+
+    @abstractmethod
+    def __call__(self, model: Model, theta: Float[Array, "*V k"], start: Any = None) -> Evidence:
+        """Evidence at θ; ``start`` is the posterior at a nearby θ, from which a mode search may set out."""
+
+    @abstractmethod
+    def unsuited(self, model: Model) -> str | None:
+        """Why this method cannot be used for this model, as the end of a sentence; None if it can."""
+
+    def batched(self, model: Model) -> bool:
+        """Whether θ may be (V, k) for this model, all targets at once."""
+        return False
+
+    def starts(self, model: Model, theta: Float[Array, "k"], free: Array) -> Float[Array, "s *V k"]:
+        """Values of θ from which learning may set out; coordinates that are not free stay as given."""
+        return np.where(free, model.start_theta(), theta)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The Gaussian integral: the evidence in closed form, with gradient and Hessian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from marglik.evidence import spectral
+from marglik.evidence.base import Evidence, EvidenceMethod
+from marglik.likelihoods import LOG_2PI
+from marglik.linalg import Arrow
+from marglik.posterior import Gaussian
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from marglik.model import LinearModel, Model
+
+
+@dataclass(frozen=True)
+class Exact(EvidenceMethod):
+    """log p(y|θ) = log N(y; 0, σ²I + X L LᵀXᵀ), flat weights integrated out (REML) or maximised (ML).
+
+        log p(y|θ) = log p(y, û|θ) + (p log 2π − log|H|) / 2,    H = LᵀXᵀXL/σ² + I,    û = H⁻¹LᵀXᵀy/σ²
+
+    Under ML, H leaves the flat columns out. A model with a single shared scale goes through its spectrum instead,
+    all targets at once; see `marglik.evidence.spectral`.
+
+    References
+    ----------
+    Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1), §3. Harville (1977), JASA 72, 320.
+    """
+
+    exact = True
+    profiles_flat = True
+
+    def __call__(self, model, theta, start=None):
+        if self.batched(model):
+            return spectral.evidence(model, np.atleast_2d(theta))
+        return _arrow_evidence(model, theta)
+
+    def unsuited(self, model):
+        likelihood = getattr(model, "likelihood", None)
+        if likelihood is not None and likelihood.gaussian:
+            return None
+        kind = "a program's" if likelihood is None else type(likelihood).__name__
+        return f"needs a Gaussian likelihood, but this model's is {kind}"
+
+    def batched(self, model):
+        return spectral.applies(model)
+
+    def starts(self, model, theta, free):
+        if self.batched(model):
+            return spectral.maxima(model, theta, free)[None]
+        return _ratio_scan(model, theta, free)
+
+
+def _arrow_evidence(model: LinearModel, theta: Array) -> Evidence:
+    origin = model.at(np.zeros(model.n_weights), theta)
+    H = origin.neg_hessian
+    u = H.solve(origin.score)
+    mode = model.at(u, theta)
+    integrated = np.ones(len(H.border), bool)
+    if not model.reml:
+        integrated[: model.columns.n_flat] = False
+    K = H if model.reml else H.keep_border(integrated)
+    log_volume = model.log_volume if model.reml else 0.0
+    log_value = mode.log_joint + (K.size * LOG_2PI - K.log_det) / 2 - log_volume
+
+    C = K.inverse_on_pattern()
+    _, slope = mode.neg_hessian_vjp(C if model.reml else _padded(C, integrated))
+    gradient = mode.theta_derivatives().log_joint - slope / 2
+    hessian = _hessian(model, theta, H, K, C, u, gradient, integrated)
+    return Evidence(log_value, gradient, hessian, posterior=Gaussian(u, H))
+
+
+def _padded(C: Arrow, keep: Array) -> Arrow:
+    """C with zero rows and columns on the border where it was left out."""
+    f = len(keep)
+    cross = np.zeros((*C.cross.shape[:2], f))
+    cross[:, :, keep] = C.cross
+    border = np.zeros((f, f))
+    border[np.ix_(keep, keep)] = C.border
+    return Arrow(C.blocks, cross, border)
+
+
+def _hessian(
+    model: LinearModel, theta: Array, H: Arrow, K: Arrow, C: Arrow, u: Array, gradient: Array, integrated: Array
+) -> Float[Array, "k k"] | None:
+    """Second derivatives in θ, from blocks of H⁻¹ by scale; None where one block has several scales.
+
+    In a_i = log s_i, with û_i the weights of scale i and K what is integrated (H itself under REML):
+
+        ∂²ℓ/∂a_i∂a_j = 2‖δ_ij I − (K⁻¹)_ij‖²_F − 4 û_iᵀ(δ_ij I − (H⁻¹)_ij)û_j + 2 δ_ij ∂ℓ/∂a_i
+
+    (Lindstrom & Bates 1988, JASA 83, 1014, in factor coordinates.) The evidence depends on scales and noise through
+    their ratios, which gives the noise's row.
+    """
+    grouped = model.grouped
+    if grouped is not None and len(grouped.hyperparameters()) > 1 or np.any(theta == 0):
+        return None
+    size = K.size - len(K.border)
+    border_sets, position = [], int(integrated[: model.columns.n_flat].sum())
+    for term in model.dense:
+        border_sets.append(np.arange(position, position + term.n_weights))
+        position += term.n_weights
+    norms = K.inverse_squared_norms(border_sets)
+
+    flat = model.columns.n_flat
+    first_dense = size + flat
+    ranges, start = ([np.arange(size)] if grouped is not None else []), first_dense
+    for term in model.dense:
+        ranges.append(np.arange(start, start + term.n_weights))
+        start += term.n_weights
+    traces = ([np.einsum("qmm->", C.blocks)] if grouped is not None else []) + [
+        C.border.diagonal()[s].sum() for s in border_sets
+    ]
+    # In the order of θ: terms as they stand in the prior.
+    order = np.argsort([i for i, t in enumerate(model.prior) if t is grouped] + [
+        i for i, t in enumerate(model.prior) if t in model.dense
+    ])
+    k = len(ranges)
+    h = np.empty((k, k))
+    for j, columns in enumerate(ranges):
+        v = np.zeros(H.size)
+        v[columns] = u[columns]
+        x = H.solve(v)
+        for i, rows in enumerate(ranges):
+            h[i, j] = 2 * norms[i, j] + 4 * u[rows] @ x[rows]
+        h[j, j] += 2 * (len(columns) - 2 * traces[j]) - 4 * u[columns] @ u[columns]
+    t = np.array([u[r] @ u[r] for r in ranges])
+    h, t = h[np.ix_(order, order)], t[order]
+    slope = gradient * theta
+    h = h + np.diag(2 * slope[:k])
+
+    gram, cy, yy = model.gram_sums
+    w = u.copy()
+    sigma2 = theta[-1] ** 2
+    quad = yy / sigma2 - w @ model.at(np.zeros_like(u), theta).score
+    full = np.empty((k + 1, k + 1))
+    full[:k, :k] = h
+    full[:k, k] = full[k, :k] = -h.sum(axis=1) - 2 * t
+    full[k, k] = h.sum() + 4 * t.sum() - 2 * quad
+    return (full - np.diag(slope)) / np.outer(theta, theta)
+
+
+def _ratio_scan(model: LinearModel, theta: Array, free: Array) -> Float[Array, "1 k"]:
+    """The best of a grid of ratios of prior scale to noise, the noise at its optimum for each."""
+    units = np.concatenate([term.units() for term in model.prior])
+    k = len(units)
+    best, best_value = None, -np.inf
+    freedom = model.rows.n - (model.n_flat if model.reml else 0)
+    sigma = float(np.sqrt(model.gram_sums.yy / max(freedom, 1)))
+    for ratio in np.geomspace(1e-3, 1e3, 25):
+        trial = np.where(free, np.append(ratio * units * sigma, sigma), theta)
+        if free[k]:
+            # With every ratio held, σ̂² = S/(n − f), where S/σ² is the quadratic form at σ.
+            for _ in range(1 if free[:k].all() else 3):
+                origin = model.at(np.zeros(model.n_weights), trial)
+                quad = model.gram_sums.yy / trial[k] ** 2 - origin.score @ origin.neg_hessian.solve(origin.score)
+                grow = np.sqrt(max(quad, 1e-300) / freedom)
+                trial = np.where(free, trial * grow, theta)
+        value = float(_arrow_evidence(model, trial).log_value)
+        if value > best_value:
+            best, best_value = trial, value
+    return best[None]

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The exact evidence of one shared scale, and its global maximum for every target.
+
+    log p(y|s, σ) = −½ [ (n − f) log 2π + log|aA + bI| + yᵀ(aA + bI)⁻¹y ] + const,    a = s², b = σ²
+
+Given λ = b/a one of the two is at its maximum in closed form, so that the evidence becomes a function of log λ alone:
+a grid brackets each of its maxima by the sign of the slope, Newton's method finishes. No start value, no grid edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from marglik.evidence.base import Evidence
+from marglik.likelihoods import LOG_2PI
+from marglik.posterior import SpectralPosterior
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from marglik.model import LinearModel, Model
+    from marglik.spectrum import Spectrum
+
+
+def applies(model: Model) -> bool:
+    """Whether the model is Gaussian with one shared scale, its flat weights integrated (or absent)."""
+    from marglik.model import LinearModel
+
+    return (
+        isinstance(model, LinearModel)
+        and model.presummed
+        and model.grouped is None
+        and sum(len(term.hyperparameters()) for term in model.dense) == 1
+        and len(model.dense) == 1
+        and (model.reml or not model.n_flat)
+    )
+
+
+def evidence(model: LinearModel, theta: Float[Array, "V 2"]) -> Evidence:
+    """Value, gradient and Hessian for all targets; a scale or the noise may be zero."""
+    spectrum = model.spectrum
+    s, sigma = theta.T
+    V = len(theta)
+    value, gradient, hessian = np.empty(V), np.empty((V, 2)), np.empty((V, 2, 2))
+    for t in spectrum.response.blocks():
+        a, b = s[t] ** 2, sigma[t] ** 2
+        value[t], slope, curvature = _in_variances(spectrum, t, a, b)
+        # ∂/∂s = 2s ∂/∂a,  ∂²/∂s² = 4a ∂²/∂a² + 2 ∂/∂a
+        outer = 2 * theta[t]
+        gradient[t] = outer * slope
+        hessian[t] = outer[:, :, None] * outer[:, None, :] * curvature
+        hessian[t, [0, 1], [0, 1]] += 2 * slope
+    n, f = model.rows.n, spectrum.Q.shape[1]
+    constant = model.log_row_scale - f * np.log(n) / 2 - model.log_volume
+    return Evidence(value + constant, gradient, hessian, posterior=SpectralPosterior(spectrum, s**2, sigma**2))
+
+
+def _in_variances(spectrum: Spectrum, t: slice, a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """The log density of y less its constants, and derivatives in (a, b)."""
+    d, rest = spectrum.basis.eigenvalues, spectrum.rest[t]
+    null = spectrum.n_free - spectrum.rank
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        q = spectrum.basis.moments(t, a, b)
+        v = np.multiply.outer(a, d) + b[:, None]
+        dv, iv = d / v, 1 / v
+        log_b, ib = (np.log(b), 1 / b) if null else (np.zeros_like(b), np.zeros_like(b))
+        value = -(spectrum.n_free * LOG_2PI + np.log(v).sum(axis=1) + null * log_b + q.m + rest * ib) / 2
+        slope_a = -(dv.sum(axis=1) + q.da) / 2
+        slope_b = -(iv.sum(axis=1) + null * ib + q.db - rest * ib**2) / 2
+        aa = (np.einsum("vr,vr->v", dv, dv) - q.daa) / 2
+        ab = (np.einsum("vr,vr->v", dv, iv) - q.dab) / 2
+        bb = (np.einsum("vr,vr->v", iv, iv) + null * ib**2 - q.dbb - 2 * rest * ib**3) / 2
+    slope = np.stack([slope_a, slope_b], axis=-1)
+    return value, slope, np.stack([np.stack([aa, ab], -1), np.stack([ab, bb], -1)], axis=-1)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The evidence along λ, up to constants: g(S, t) − ½ Σ log(1 + d/λ) with t = log λ and S(λ) = λ yᵀ(A + λI)⁻¹y.
+
+    ``g`` returns its value and first two total derivatives in t, given S and its own. ``variances`` gives (a, b) at
+    the maximum over what was profiled out.
+    """
+
+    g: Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
+    variances: Callable[[Array, Array], tuple[Array, Array]]
+
+
+def _both_free(n: int) -> Profile:
+    """b = S/n."""
+
+    def g(S, S1, S2, t):
+        r = S1 / S
+        return -n / 2 * np.log(S), -n / 2 * r, -n / 2 * (S2 / S - r * r)
+
+    return Profile(g, lambda S, lam: (S / n / lam, S / n))
+
+
+def _noise_given(b: float) -> Profile:
+    """b given, a = b/λ."""
+    return Profile(
+        lambda S, S1, S2, t: (-S / (2 * b), -S1 / (2 * b), -S2 / (2 * b)),
+        lambda S, lam: (b / lam, np.full_like(lam, b)),
+    )
+
+
+def _scale_given(n: int, a: float) -> Profile:
+    """a given, b = λa."""
+
+    def g(S, S1, S2, t):
+        e = np.exp(-t) / (2 * a)
+        return -n / 2 * t - S * e, -n / 2 - (S1 - S) * e, -(S2 - 2 * S1 + S) * e
+
+    return Profile(g, lambda S, lam: (np.full_like(lam, a), a * lam))
+
+
+def maxima(model: LinearModel, theta: Float[Array, "2"], free: Array) -> Float[Array, "V 2"]:
+    """θ at the global maximum of every target over the free coordinates; zeros are exact."""
+    spectrum = model.spectrum
+    V = spectrum.response.n_targets
+    if not free.any():
+        return np.broadcast_to(theta, (V, 2)).copy()
+    if not spectrum.rank:
+        sigma = np.sqrt(spectrum.total / spectrum.n_free)
+        return np.column_stack([np.zeros(V), sigma if free[1] else np.full(V, theta[1])])
+    if free.all():
+        profile = _both_free(spectrum.n_free)
+    elif free[0]:
+        profile = _noise_given(float(theta[1]) ** 2)
+    else:
+        profile = _scale_given(spectrum.n_free, float(theta[0]) ** 2)
+    out = np.empty((V, 2))
+    for t in spectrum.response.blocks():
+        out[t] = np.sqrt(_block_maxima(spectrum, t, profile, bool(free[0]), bool(free[1])))
+    return out
+
+
+def _block_maxima(
+    spectrum: Spectrum, t: slice, profile: Profile, scale: bool, noise: bool
+) -> Float[Array, "V 2"]:
+    """(a, b) at the global maximum for one block of targets."""
+    basis, d = spectrum.basis, spectrum.basis.eigenvalues
+    rest, total, n = spectrum.rest[t], spectrum.total[t], spectrum.n_free
+    full = spectrum.rank == n
+    grid = _grid(spectrum, t)
+    lam = np.exp(grid)
+    explained, slope = basis.profile(t, lam)
+    S = rest[:, None] + explained
+    share = d[:, None] / (d[:, None] + lam)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        f, f1, _ = profile.g(S, slope, np.zeros_like(S), grid)
+    f = f - np.log1p(d[:, None] / lam).sum(axis=0) / 2
+    f1 = f1 + share.sum(axis=0) / 2
+
+    # Every bracket in which the slope changes from up to down holds a maximum; so may both ends, which are limits.
+    row, cell = np.nonzero((f1[:, :-1] > 0) & (f1[:, 1:] <= 0))
+    candidates = [(row, *_polish(spectrum, t, profile, row, grid[cell], grid[cell + 1]))] if len(row) else []
+    everyone, zero = np.arange(len(rest)), np.zeros(len(rest))
+    if scale:  # no signal: a = 0
+        b = total / n if noise else profile.variances(total, np.ones_like(total))[1]
+        value = -n / 2 * np.log(total) if noise else -total / (2 * b)
+        candidates.append((everyone, value, zero, b))
+    if noise and full:  # no noise: b = 0
+        m = basis.moments(t, np.ones_like(zero), zero).m
+        a = m / n if scale else profile.variances(total, np.ones_like(total))[0]
+        value = (-n / 2 * np.log(m) if scale else -m / (2 * a)) - np.log(d).sum() / 2
+        candidates.append((everyone, value, a, zero))
+    rows, value, a, b = (np.concatenate(c) for c in zip(*candidates, strict=True))
+    order = np.lexsort((value, rows))
+    winners = order[np.append(np.flatnonzero(np.diff(rows[order])), len(order) - 1)]
+    return np.column_stack([a[winners], b[winners]])
+
+
+def _grid(spectrum: Spectrum, t: slice) -> Float[Array, "g"]:
+    """log λ: fine where eigenvalues lie, coarse beyond, to where what is left out is below 1e-9 nats."""
+    d, rest, total = spectrum.basis.eigenvalues, spectrum.rest[t], spectrum.total[t]
+    low, high = np.log(d[0]) - 4, np.log(d[-1]) + 4
+    positive = rest[rest > 0]
+    bottom = low - 18
+    if len(positive):  # noise as small as what X leaves unexplained
+        bottom = min(bottom, np.log(d[0]) + np.log((positive / total[rest > 0]).min()) - 8)
+    top = high + np.log(1e9 * spectrum.n_free)
+    return np.concatenate([np.arange(bottom, low, 1.5), np.arange(low, high, 0.5), np.arange(high, top, 1.5)])
+
+
+def _polish(
+    spectrum: Spectrum, t: slice, profile: Profile, row: Array, low: Array, high: Array
+) -> tuple[Array, Array, Array]:
+    """Safeguarded Newton for the slope's zero in each bracket; returns value and variances there."""
+    d = spectrum.basis.eigenvalues
+    every = len(row) == t.stop - t.start and np.array_equal(row, np.arange(len(row)))
+    targets = t if every else row + t.start
+    rest = spectrum.rest[targets]
+    x = (low + high) / 2
+    low, high = low.copy(), high.copy()
+    for _ in range(100):
+        lam = np.exp(x)
+        S, S1, S2 = _quadratic(spectrum, targets, rest, lam)
+        share = d / (d + lam[:, None])
+        g, g1, g2 = profile.g(S, S1, S2, x)
+        slope = g1 + share.sum(axis=1) / 2
+        curvature = g2 - np.einsum("vr,vr->v", share, 1 - share) / 2
+        rising = slope > 0
+        low, high = np.where(rising, x, low), np.where(rising, high, x)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            step = np.where(curvature < 0, -slope / curvature, np.inf)
+        trial = x + step
+        inside = (trial > low) & (trial < high)
+        new = np.where(inside, trial, (low + high) / 2)
+        moved = np.abs(new - x)
+        x = new
+        if np.all((moved < 1e-7) & inside | (high - low < 1e-13)):
+            break
+    lam = np.exp(x)
+    S, _, _ = _quadratic(spectrum, targets, rest, lam)
+    g = profile.g(S, S, S, x)[0]
+    a, b = profile.variances(S, lam)
+    return g - np.log1p(d / lam[:, None]).sum(axis=1) / 2, a, b
+
+
+def _quadratic(spectrum: Spectrum, targets: slice | Array, rest: Array, lam: Array) -> tuple[Array, Array, Array]:
+    """S(λ) and its first two derivatives in log λ."""
+    q = spectrum.basis.moments(targets, np.ones_like(lam), lam)
+    # S − rest = λ m;  dS/dλ = m + λ m_b;  with A m_b = −(m + λ m_b) the slope is −m_a: no cancellation
+    S1 = -lam * q.da
+    return rest + lam * q.m, S1, S1 - lam * lam * q.dab

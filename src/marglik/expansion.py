@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The log joint density near one point: its value, score, Hessian, and how these move with θ."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from marglik.likelihoods import LOG_2PI
+from marglik.linalg import Arrow
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from marglik.model import LinearModel
+
+
+class ThetaDerivatives(NamedTuple):
+    """Explicit derivatives in θ, weights held."""
+
+    log_joint: Float[Array, "k"]
+    score: Float[Array, "p k"]
+
+
+class Expansion(ABC):
+    """log p(y, w|θ) near one (w, θ). What is asked for twice is computed once and kept with the point."""
+
+    @property
+    @abstractmethod
+    def log_joint(self) -> float:
+        """log p(y, w|θ), every constant kept."""
+
+    @property
+    @abstractmethod
+    def score(self) -> Float[Array, "p"]:
+        """∇_w log p(y, w|θ)."""
+
+    @property
+    @abstractmethod
+    def neg_hessian(self) -> Arrow:
+        """H = −∇²_w log p(y, w|θ)."""
+
+    @abstractmethod
+    def theta_derivatives(self) -> ThetaDerivatives:
+        """∂/∂θ of `log_joint` and of `score` at fixed w."""
+
+    @abstractmethod
+    def neg_hessian_vjp(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "k"]]:
+        """Derivatives in w and in θ of ⟨C, H(w, θ)⟩, for a C on the pattern of H."""
+
+
+class GramSums(NamedTuple):
+    """All that a Gaussian model keeps of its rows: XᵀX on the arrow's pattern, Xᵀy and yᵀy after flat columns."""
+
+    gram: Arrow
+    cy: Float[Array, "p"]
+    yy: float
+
+
+class RowSums(ABC):
+    """The likelihood's share of the expansion: sums over rows, in the coordinates of w (before the factor)."""
+
+    @property
+    @abstractmethod
+    def log_density(self) -> float:
+        """Σ log p(y_i|η_i)."""
+
+    @property
+    @abstractmethod
+    def score(self) -> Float[Array, "p"]:
+        """Xᵀ ∂log p/∂η."""
+
+    @property
+    @abstractmethod
+    def gram(self) -> Arrow:
+        """XᵀWX with W = −∂²log p/∂η²."""
+
+    @abstractmethod
+    def theta_derivatives(self) -> tuple[Float[Array, "l"], Float[Array, "p l"]]:
+        """∂/∂θ of `log_density` and `score`, for the likelihood's own θ and then for flat weights in θ."""
+
+    @abstractmethod
+    def curvature_vjp(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "l"]]:
+        """Derivatives of ⟨C, XᵀWX⟩ through W: in w and in those same coordinates of θ."""
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianSums(RowSums):
+    """From the Gram matrix alone: W = 1/σ² everywhere, no third derivative."""
+
+    model: LinearModel
+    w: Float[Array, "p"]
+    theta: Float[Array, "l"]
+
+    @cached_property
+    def _residual(self) -> tuple[float, Array]:
+        gram, cy, yy = self.model.gram_sums
+        Gw = gram.matvec(self.w)
+        return yy - self.w @ (2 * cy - Gw), cy - Gw
+
+    @property
+    def log_density(self):
+        sigma = self.theta[0]
+        rss = self._residual[0] / sigma**2
+        return -self.model.rows.n * (LOG_2PI / 2 + np.log(sigma)) - rss / 2 + self.model.log_row_scale
+
+    @property
+    def score(self):
+        return self._residual[1] / self.theta[0] ** 2
+
+    @cached_property
+    def gram(self):
+        return self.model.gram_sums.gram.times(1 / self.theta[0] ** 2)
+
+    def theta_derivatives(self):
+        sigma = self.theta[0]
+        rss, Xr = self._residual
+        return np.array([(rss / sigma**2 - self.model.rows.n) / sigma]), (-2 / sigma**3 * Xr)[:, None]
+
+    def curvature_vjp(self, C):
+        return np.zeros_like(self.w), np.array([-2 / self.theta[0] * self.gram.inner(C)])
+
+
+@dataclass(frozen=True, eq=False)
+class LikelihoodSums(RowSums):
+    """By passes over the rows, for any likelihood."""
+
+    model: LinearModel
+    w: Float[Array, "p"]
+    theta: Float[Array, "l"]
+
+    @cached_property
+    def _own(self) -> Array:
+        return self.theta[: len(self.model.likelihood.hyperparameters())]
+
+    @cached_property
+    def _gamma(self) -> Array:
+        return self.theta[len(self._own) :]
+
+    @cached_property
+    def eta(self) -> Float[Array, "n"]:
+        """The linear predictor (times `row_scale`)."""
+        return self.model.rows.map(self._eta)
+
+    def _eta(self, rows: slice) -> Array:
+        m, c = self.model, self.model.columns
+        top, bottom = c.split(self.w)
+        eta = c.border[rows] @ bottom
+        if c.n_levels:
+            eta = eta + np.einsum("nm,nm->n", c.Z[rows], top[c.codes[rows]])
+        if m.flat_in_theta:
+            eta = eta + m.flat_basis.Q[rows] @ self._gamma
+        return eta if m.rows.offset is None else eta + m.scaled(m.rows.offset)[rows]
+
+    @cached_property
+    def _y(self) -> Array:
+        return self.model.scaled(np.asarray(self.model.rows.y, float))
+
+    @cached_property
+    def _multiplier(self) -> Array | float:
+        m = self.model
+        return 1.0 if m.rows.weights is None or m.likelihood.gaussian else m.rows.weights
+
+    @cached_property
+    def _derivatives(self) -> tuple[Array, Array, Array]:
+        d1, d2, d3 = self.model.likelihood.derivatives(self._y, self.eta, self._own)
+        return d1 * self._multiplier, d2 * self._multiplier, d3 * self._multiplier
+
+    @cached_property
+    def _own_derivatives(self) -> list[tuple[Array, Array, Array]]:
+        each = self.model.likelihood.theta_derivatives(self._y, self.eta, self._own)
+        return [tuple(d * self._multiplier for d in one) for one in each]  # type: ignore[misc]
+
+    @cached_property
+    def log_density(self):
+        density = self.model.likelihood.log_density(self._y, self.eta, self._own)
+        return float(np.sum(density * self._multiplier)) + self.model.log_row_scale
+
+    @cached_property
+    def score(self):
+        return self.model.columns.transpose_times(self._derivatives[0], self.model.rows)
+
+    @cached_property
+    def gram(self):
+        return self.model.columns.gram(-self._derivatives[1], self.model.rows)
+
+    def theta_derivatives(self):
+        c, rows = self.model.columns, self.model.rows
+        d1, d2, _ = self._derivatives
+        values = [float(d.sum()) for d, _, _ in self._own_derivatives]
+        scores = [c.transpose_times(d, rows) for _, d, _ in self._own_derivatives]
+        if self.model.flat_in_theta:
+            Q = self.model.flat_basis.Q
+            values += list(Q.T @ d1)
+            scores += [c.transpose_times(d2 * q, rows) for q in Q.T]
+        return np.array(values), np.array(scores).reshape(len(values), len(self.w)).T
+
+    def curvature_vjp(self, C):
+        c, m = self.model.columns, self.model
+        leverage = C.quadratic(c.Z, c.codes, c.border)
+        slope = -self._derivatives[2] * leverage
+        own = [-float(d @ leverage) for _, _, d in self._own_derivatives]
+        own += list(m.flat_basis.Q.T @ slope) if m.flat_in_theta else []
+        return c.transpose_times(slope, m.rows), np.array(own)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearExpansion(Expansion):
+    """A linear model's log joint density in factor coordinates, w = L(θ) u:
+
+        log p(y, u|θ) = Σ log p(y_i|η_i) − |u|²/2 − (q/2) log 2π,        η = X L u
+        H = Lᵀ XᵀWX L + I   (no I on flat columns)
+    """
+
+    model: LinearModel
+    u: Float[Array, "p"]
+    theta: Float[Array, "k"]
+
+    @cached_property
+    def _factors(self) -> tuple[Array, Array]:
+        """L of a level's block, and the border's diagonal."""
+        m = self.model
+        L, d = np.zeros((1, 1)), [np.ones(m.columns.n_flat)]
+        for term, theta in m.term_theta(self.theta):
+            if term.grouped:
+                L = term.factor(theta)
+            elif not term.flat:
+                d.append(term.factor(theta))
+        return L, np.concatenate(d)
+
+    def _times_factor(self, u: Array, transposed: bool = False) -> Array:
+        L, d = self._factors
+        top, bottom = self.model.columns.split(u)
+        return np.concatenate([(top @ (L if transposed else L.T)).reshape(-1), d * bottom])
+
+    @cached_property
+    def rows(self) -> RowSums:
+        """The likelihood's share."""
+        w, n_own = self._times_factor(self.u), self.model.n_prior_theta
+        sums = GaussianSums if self.model.presummed else LikelihoodSums
+        return sums(self.model, w, self.theta[n_own:])
+
+    @cached_property
+    def _penalised(self) -> Float[Array, "p"]:
+        """1 where a weight has the prior N(0, 1), 0 where it is flat."""
+        mask = np.ones(len(self.u))
+        c = self.model.columns
+        start = c.n_levels * c.Z.shape[1]
+        mask[start : start + c.n_flat] = 0
+        return mask
+
+    @property
+    def log_joint(self):
+        u = self.u[self._penalised > 0]
+        return float(self.rows.log_density - u @ u / 2 - len(u) * LOG_2PI / 2)
+
+    @cached_property
+    def score(self):
+        return self._times_factor(self.rows.score, transposed=True) - self._penalised * self.u
+
+    @cached_property
+    def data_hessian(self) -> Arrow:
+        """LᵀXᵀWXL: the likelihood's part of H."""
+        return self.rows.gram.congruence(*self._factors)
+
+    @cached_property
+    def neg_hessian(self):
+        return self.data_hessian.plus_identity(self.model.columns.split(self._penalised)[1])
+
+    def _factor_bar(self, a: Array, u: Array) -> tuple[Array, Array]:
+        """∂/∂L of aᵀLu, on L's pattern."""
+        split = self.model.columns.split
+        (a_top, a_bottom), (u_top, u_bottom) = split(a), split(u)
+        return a_top.T @ u_top, a_bottom * u_bottom
+
+    def _prior_vjp(self, bar: tuple[Array, Array]) -> list[Array]:
+        """Pull a derivative in (L of a block, border's diagonal) back to the θ of each term."""
+        block, border = bar
+        position, out = self.model.columns.n_flat, []
+        for term, theta in self.model.term_theta(self.theta):
+            if term.flat:
+                continue
+            if term.grouped:
+                out.append(term.factor_vjp(theta, block))
+            else:
+                out.append(term.factor_vjp(theta, border[position : position + term.n_weights]))
+                position += term.n_weights
+        return out
+
+    def theta_derivatives(self):
+        log_rows, score_rows = self.rows.theta_derivatives()
+        log_prior = self._prior_vjp(self._factor_bar(self.rows.score, self.u))
+        columns = [self._score_jvp(i) for i in range(self.model.n_prior_theta)]
+        columns += [self._times_factor(s, transposed=True) for s in score_rows.T]
+        score = np.array(columns).reshape(len(columns), len(self.u)).T
+        return ThetaDerivatives(np.concatenate([*log_prior, log_rows]), score)
+
+    def _score_jvp(self, i: int) -> Array:
+        """∂/∂θ_i of Lᵀ a(Lu) with a = Xᵀ∂log p/∂η: L̇ᵀa − LᵀXᵀWX L̇u."""
+        L_dot, d_dot = self._factor_jvp(i)
+        split = self.model.columns.split
+        (a_top, a_bottom), (u_top, u_bottom) = split(self.rows.score), split(self.u)
+        direct = np.concatenate([(a_top @ L_dot).reshape(-1), d_dot * a_bottom])
+        moved = np.concatenate([(u_top @ L_dot.T).reshape(-1), d_dot * u_bottom])
+        return direct - self._times_factor(self.rows.gram.matvec(moved), transposed=True)
+
+    def _factor_jvp(self, i: int) -> tuple[Array, Array]:
+        c = self.model.columns
+        L, d = np.zeros((c.Z.shape[1],) * 2), [np.zeros(c.n_flat)]
+        position = 0
+        for term, theta in self.model.term_theta(self.theta):
+            if term.flat:
+                continue
+            direction = np.zeros(len(theta))
+            if position <= i < position + len(theta):
+                direction[i - position] = 1.0
+            position += len(theta)
+            if term.grouped:
+                L = term.factor_jvp(theta, direction)
+            else:
+                d.append(term.factor_jvp(theta, direction))
+        return L, np.concatenate(d)
+
+    def neg_hessian_vjp(self, C):
+        L, d = self._factors
+        slope_w, slope_rows = self.rows.curvature_vjp(C.congruence(L, d, transposed=True))
+        through_eta = self._factor_bar(slope_w, self.u)
+        G = self.rows.gram
+        LC, LCx = L @ C.blocks, L @ C.cross
+        block = np.einsum("qmk,qkn->mn", G.blocks, LC) + np.einsum("qmf,f,qnf->mn", G.cross, d, C.cross)
+        border = np.einsum("qmf,qmf->f", G.cross, LCx) + np.einsum("fg,g,gf->f", G.border, d, C.border)
+        bars = through_eta[0] + 2 * block, through_eta[1] + 2 * border
+        slope_u = self._times_factor(slope_w, transposed=True)
+        return slope_u, np.concatenate([*self._prior_vjp(bars), slope_rows])

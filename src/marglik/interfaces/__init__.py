@@ -1,0 +1,1 @@
+"""Ways in: each translates to a model and calls fit."""

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Structured positive definite matrices: each algorithm above them is written once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import lapack
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+
+class NotPositiveDefinite(np.linalg.LinAlgError):
+    """A matrix that must be positive definite is not."""
+
+
+def cholesky(A: Float[Array, "p p"]) -> Float[Array, "p p"]:
+    """Lower Cholesky factor; raises `NotPositiveDefinite` instead of repairing."""
+    if not A.size:
+        return np.zeros_like(A)
+    L, info = lapack.dpotrf(A, lower=1, clean=1)
+    if info > 0:
+        raise NotPositiveDefinite(f"A matrix of size {len(A)} is not positive definite (leading minor {info}).")
+    if info < 0 or not np.isfinite(L[-1, -1]):
+        raise NotPositiveDefinite(f"A matrix of size {len(A)} has entries that are not finite.")
+    return L
+
+
+def solve_lower(L: Float[Array, "p p"], B: Float[Array, "p *r"], transposed: bool = False) -> Float[Array, "p *r"]:
+    """L⁻¹B, or L⁻ᵀB."""
+    if not B.size:
+        return np.zeros_like(B)
+    return lapack.dtrtrs(L, B, lower=1, trans=int(transposed))[0].reshape(B.shape)
+
+
+def cholesky_inverse(L: Float[Array, "p p"]) -> Float[Array, "p p"]:
+    """(LLᵀ)⁻¹, both triangles."""
+    if not L.size:
+        return np.zeros_like(L)
+    inverse = lapack.dpotri(L, lower=1)[0]
+    return np.tril(inverse) + np.tril(inverse, -1).T
+
+
+@dataclass(frozen=True, eq=False)
+class Arrow:
+    """A block-diagonal matrix bordered by a dense one.
+
+        H = [ D   B ]     D = diag(D_1, …, D_q),  each m × m
+            [ Bᵀ  C ]     B (q m × f),  C (f × f)
+
+    Factored by eliminating the blocks first: S = C − BᵀD⁻¹B, log|H| = Σ log|D_g| + log|S|. Time and memory are
+    proportional to q, so that a hundred thousand groups are ordinary. With q = 0 it is a dense matrix.
+
+    Vectors lie as the levels' coefficients in order, then the border: length q m + f.
+
+    Parameters
+    ----------
+    blocks : (q, m, m)
+    cross : (q, m, f)
+    border : (f, f)
+    """
+
+    blocks: Float[Array, "q m m"]
+    cross: Float[Array, "q m f"]
+    border: Float[Array, "f f"]
+
+    @classmethod
+    def dense(cls, A: Float[Array, "f f"]) -> Arrow:
+        """A dense matrix: no blocks, all border."""
+        return cls(np.zeros((0, 1, 1)), np.zeros((0, 1, len(A))), A)
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        q, m, f = self.cross.shape
+        return q * m + f
+
+    def split(self, v: Float[Array, "p *r"]) -> tuple[Float[Array, "q m *r"], Float[Array, "f *r"]]:
+        """A vector's part along the blocks and its part along the border."""
+        q, m, _ = self.cross.shape
+        return v[: q * m].reshape(q, m, *v.shape[1:]), v[q * m :]
+
+    @cached_property
+    def _factor(self) -> tuple[Array, Array, Array]:
+        try:
+            L = np.linalg.cholesky(self.blocks)
+        except np.linalg.LinAlgError:
+            raise NotPositiveDefinite("A block of the matrix is not positive definite.") from None
+        half = _solve_blocks(L, self.cross)
+        flat = half.reshape(-1, half.shape[-1])
+        return L, half, cholesky(self.border - flat.T @ flat)
+
+    @cached_property
+    def log_det(self) -> float:
+        """log|H|."""
+        L, _, S = self._factor
+        return 2 * float(np.log(np.einsum("qmm->qm", L)).sum() + np.log(S.diagonal()).sum())
+
+    def solve(self, v: Float[Array, "p *r"]) -> Float[Array, "p *r"]:
+        """H⁻¹v."""
+        L, half, S = self._factor
+        top, bottom = self.split(v if v.ndim > 1 else v[:, None])
+        top = _solve_blocks(L, top)
+        bottom = solve_lower(S, bottom - np.einsum("qmf,qmr->fr", half, top))
+        bottom = solve_lower(S, bottom, transposed=True)
+        top = _solve_blocks(L, top - half @ bottom, transposed=True)
+        return np.concatenate([top.reshape(-1, top.shape[-1]), bottom]).reshape(v.shape)
+
+    def solve_half(self, v: Float[Array, "p *r"]) -> Float[Array, "p *r"]:
+        """F⁻ᵀv for the factor H = FFᵀ, so that standard normal v become draws with covariance H⁻¹."""
+        L, half, S = self._factor
+        top, bottom = self.split(v if v.ndim > 1 else v[:, None])
+        bottom = solve_lower(S, bottom, transposed=True)
+        top = _solve_blocks(L, top - half @ bottom, transposed=True)
+        return np.concatenate([top.reshape(-1, top.shape[-1]), bottom]).reshape(v.shape)
+
+    def plus_shift(self, shift: float) -> Arrow:
+        """H + shift I."""
+        blocks = self.blocks + shift * np.eye(self.blocks.shape[1])
+        return Arrow(blocks, self.cross, self.border + shift * np.eye(len(self.border)))
+
+    def inverse_on_pattern(self) -> Arrow:
+        """H⁻¹ where H has entries; the rest of H⁻¹ is dense and never formed."""
+        L, half, S = self._factor
+        E = _solve_blocks(L, half, transposed=True)
+        C = cholesky_inverse(S)
+        EC = E @ C
+        identity = np.broadcast_to(np.eye(L.shape[1]), L.shape)
+        D = _solve_blocks(L, _solve_blocks(L, identity), transposed=True)
+        return Arrow(D + np.einsum("qmf,qnf->qmn", EC, E), -EC, C)
+
+    def inverse_squared_norms(self, columns: list[Array]) -> Float[Array, "t t"]:
+        """‖(H⁻¹)_{st}‖²_F for the blocks as a whole (first, if there are any) and sets of border columns.
+
+        With E = D⁻¹B and C = S⁻¹, (H⁻¹)_DD = D⁻¹ + E C Eᵀ is dense, but its norm needs only f × f matrices.
+        """
+        L, half, S = self._factor
+        C = cholesky_inverse(S)
+        squared = [[float((C[np.ix_(s, t)] ** 2).sum()) for t in columns] for s in columns]
+        if not len(L):
+            return np.array(squared).reshape(len(columns), len(columns))
+        E = _solve_blocks(L, half, transposed=True)
+        identity = np.broadcast_to(np.eye(L.shape[1]), L.shape)
+        half_inverse = _solve_blocks(L, identity)
+        D = np.einsum("qkm,qkn->qmn", half_inverse, half_inverse)
+        G = np.einsum("qmf,qmg->fg", E, E) @ C
+        DE = np.einsum("qmf,qmn,qng->fg", E, D, E, optimize=True)
+        blocks = (D**2).sum() + 2 * (DE * C).sum() + (G * G.T).sum()
+        EC = E @ C
+        cross = [float((EC[..., t] ** 2).sum()) for t in columns]
+        norms = np.zeros((1 + len(columns), 1 + len(columns)))
+        norms[0, 0], norms[0, 1:], norms[1:, 0] = blocks, cross, cross
+        norms[1:, 1:] = np.reshape(squared, (len(columns), len(columns)))
+        return norms
+
+    def matvec(self, v: Float[Array, "p"]) -> Float[Array, "p"]:
+        """Hv."""
+        top, bottom = self.split(v)
+        above = np.einsum("qmn,qn->qm", self.blocks, top) + self.cross @ bottom
+        below = np.einsum("qmf,qm->f", self.cross, top) + self.border @ bottom
+        return np.concatenate([above.reshape(-1), below])
+
+    def times(self, c: float) -> Arrow:
+        """cH."""
+        return Arrow(c * self.blocks, c * self.cross, c * self.border)
+
+    def congruence(self, L: Float[Array, "m m"], d: Float[Array, "f"], transposed: bool = False) -> Arrow:
+        """TᵀHT (or THTᵀ) where T is L on every block and diag(d) on the border."""
+        L = L.T if transposed else L
+        return Arrow(L.T @ self.blocks @ L, (L.T @ self.cross) * d, d[:, None] * self.border * d)
+
+    def plus_identity(self, mask: Float[Array, "f"]) -> Arrow:
+        """H + I on the blocks, H + diag(mask) on the border."""
+        return Arrow(self.blocks + np.eye(self.blocks.shape[1]), self.cross, self.border + np.diag(mask))
+
+    def keep_border(self, keep: Array) -> Arrow:
+        """H without the border's other rows and columns."""
+        return Arrow(self.blocks, self.cross[:, :, keep], self.border[np.ix_(keep, keep)])
+
+    def inner(self, other: Arrow) -> float:
+        """⟨H, G⟩ = tr(HG) for two matrices on the same pattern."""
+        return float(
+            np.vdot(self.blocks, other.blocks)
+            + 2 * np.vdot(self.cross, other.cross)
+            + np.vdot(self.border, other.border)
+        )
+
+    def quadratic(self, Z: Float[Array, "n m"], codes: Float[Array, "n"], X: Float[Array, "n f"]) -> Float[Array, "n"]:
+        """x_iᵀ H x_i for rows with coefficients Z_i on level codes_i and X_i on the border."""
+        out = np.einsum("nf,fg,ng->n", X, self.border, X, optimize=True)
+        if len(self.blocks):
+            out = out + np.einsum("nm,nmk,nk->n", Z, self.blocks[codes], Z)
+            out = out + 2 * np.einsum("nm,nmf,nf->n", Z, self.cross[codes], X)
+        return out
+
+    def to_dense(self) -> Float[Array, "p p"]:
+        """All entries, for tests and small problems."""
+        q, m, _ = self.cross.shape
+        H = np.zeros((self.size, self.size))
+        for g in range(q):
+            H[g * m : (g + 1) * m, g * m : (g + 1) * m] = self.blocks[g]
+        H[: q * m, q * m :] = self.cross.reshape(q * m, -1)
+        H[q * m :, : q * m] = H[: q * m, q * m :].T
+        H[q * m :, q * m :] = self.border
+        return H
+
+
+def _solve_blocks(L: Float[Array, "q m m"], B: Float[Array, "q m r"], transposed: bool = False) -> Array:
+    """L_g⁻¹B_g (or L_g⁻ᵀB_g) for every block: a loop over m, vectorised over the levels."""
+    m = L.shape[1]
+    X = np.array(B, float)
+    order = range(m - 1, -1, -1) if transposed else range(m)
+    for i in order:
+        done = range(i + 1, m) if transposed else range(i)
+        for j in done:
+            X[:, i] -= (L[:, j, i] if transposed else L[:, i, j])[:, None] * X[:, j]
+        X[:, i] /= L[:, i, i][:, None]
+    return X

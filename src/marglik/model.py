@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The integrand p(y|w,θ) p(w|θ), expanded at a point: all that an evidence method asks of a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from marglik.expansion import Expansion, GramSums, LinearExpansion
+from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
+from marglik.likelihoods import Likelihood
+from marglik.linalg import Arrow
+from marglik.priors import Prior, Term
+from marglik.rows import InMemory
+from marglik.spectrum import Response, Spectrum, reduce
+from marglik.validate import check_design, check_response, independent_columns
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+
+class Model(ABC):
+    """A joint density of data and weights that knows its derivatives.
+
+    Weights are in the coordinates in which the model is best expanded; for linear models these are the factor
+    coordinates u of w = L(θ) u.
+    """
+
+    @property
+    @abstractmethod
+    def hyperparameters(self) -> Hyperparameters:
+        """The coordinates of θ."""
+
+    @property
+    @abstractmethod
+    def n_weights(self) -> int:
+        """Number of weights that are integrated out."""
+
+    @property
+    def n_targets(self) -> int:
+        """Number of responses, each with a θ of its own."""
+        return 1
+
+    @property
+    def log_volume(self) -> float:
+        """What is subtracted from the log integral where the weights' coordinates are not those of their density."""
+        return 0.0
+
+    @abstractmethod
+    def at(self, weights: Float[Array, "p"], theta: Float[Array, "k"]) -> Expansion:
+        """The log joint density and its derivatives at one point."""
+
+    @abstractmethod
+    def start_weights(self) -> Float[Array, "p"]:
+        """Weights from which a mode search may set out."""
+
+    @abstractmethod
+    def start_theta(self) -> Float[Array, "s k"]:
+        """Values of θ from which learning may set out, of the right order of magnitude for these data."""
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The design in working order: a grouped block, and a border with the flat columns first."""
+
+    Z: Float[Array, "n m"]
+    codes: Float[Array, "n"]
+    n_levels: int
+    border: Float[Array, "n f"]
+    n_flat: int
+
+    def split(self, v: Float[Array, "p"]) -> tuple[Float[Array, "q m"], Float[Array, "f"]]:
+        """A vector's part along the blocks and its part along the border."""
+        size = self.n_levels * self.Z.shape[1]
+        return v[:size].reshape(self.n_levels, self.Z.shape[1]), v[size:]
+
+    def _by_level(self, rows: slice, values: Float[Array, "n c"]) -> Float[Array, "q c"]:
+        codes = self.codes[rows]
+        n = len(codes)
+        return sparse.csr_array((np.ones(n), (codes, np.arange(n))), shape=(self.n_levels, n)) @ values
+
+    def transpose_times(self, v: Float[Array, "n"], over: InMemory) -> Float[Array, "p"]:
+        """Xᵀv."""
+
+        def part(rows: slice) -> tuple[Array, Array]:
+            top = self._by_level(rows, self.Z[rows] * v[rows, None]) if self.n_levels else np.zeros((0, 1))
+            return top, self.border[rows].T @ v[rows]
+
+        top, bottom = over.sum(part)
+        return np.concatenate([top.reshape(-1), bottom])
+
+    def gram(self, weights: Float[Array, "n"] | None, over: InMemory) -> Arrow:
+        """XᵀWX on the arrow's pattern."""
+        q, m, f = self.n_levels, self.Z.shape[1], self.border.shape[1]
+
+        def part(rows: slice) -> tuple[Array, Array, Array]:
+            Z, X = self.Z[rows], self.border[rows]
+            WZ, WX = (Z, X) if weights is None else (Z * weights[rows, None], X * weights[rows, None])
+            if not q:
+                return np.zeros((0, 1, 1)), np.zeros((0, 1, f)), X.T @ WX
+            products = np.einsum("nm,nk->nmk", Z, np.concatenate([WZ, WX], axis=1)).reshape(len(Z), -1)
+            by_level = self._by_level(rows, products).reshape(q, m, m + f)
+            return by_level[:, :, :m], by_level[:, :, m:], X.T @ WX
+
+        return Arrow(*over.sum(part))
+
+
+class FlatBasis(NamedTuple):
+    """The flat columns as X = Q R with QᵀQ = n I (rows scaled by √weights), and which of them is constant."""
+
+    Q: Float[Array, "n f"]
+    R: Float[Array, "f f"]
+    constant: tuple[int, float] | None
+
+
+@dataclass(frozen=True, eq=False)
+class LinearModel(Model):
+    """Linear predictor η = X w + offset, a likelihood for y given η, a prior for w.
+
+    Parameters
+    ----------
+    likelihood
+        How y scatters around η.
+    prior
+        A term, or several joined by ``+``; each owns its columns.
+    rows
+        `InMemory` rows, or just the response as an array (n,) or (n, V).
+    reml
+        Whether flat weights are integrated out (density 1 in the units of their columns) or maximised with θ.
+    flat_in_theta
+        True where the flat weights are coordinates of θ. `fit` sets it for methods that cannot profile them out.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not match, a value is not finite or impossible under the likelihood, flat columns are
+        collinear. The sentence names rows and columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from marglik.likelihoods import Gaussian
+    >>> from marglik.model import LinearModel
+    >>> from marglik.priors import Flat, Ridge
+    >>> x = np.linspace(-1, 1, 7)
+    >>> model = LinearModel(Gaussian(), Flat(np.ones(7), ["Intercept"]) + Ridge(x), 2 * x + 1)
+    >>> model.hyperparameters.names
+    ('sd(weights)', 'sd(noise)')
+    """
+
+    likelihood: Likelihood
+    prior: Prior
+    rows: InMemory
+    reml: bool = True
+    flat_in_theta: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.prior, Term):
+            object.__setattr__(self, "prior", Prior((self.prior,)))
+        if not isinstance(self.rows, InMemory):
+            object.__setattr__(self, "rows", InMemory(self.rows))
+        y = np.asarray(self.rows.y)
+        if y.dtype != np.float64 and y.dtype != np.float32:
+            y = y.astype(np.float64)
+        object.__setattr__(self.rows, "y", y)
+        check_design(self.prior, self.rows)
+        check_response(y, self.likelihood.outcomes)
+
+    @cached_property
+    def hyperparameters(self) -> Hyperparameters:
+        own = [h for term in self.prior for h in term.hyperparameters()]
+        own += self.likelihood.hyperparameters()
+        if self.flat_in_theta:
+            own += [Hyperparameter(f"basis{i}", Real(), fixed_effect=True) for i in range(self.n_flat)]
+        return Hyperparameters(own)
+
+    @property
+    def n_targets(self) -> int:
+        return self.rows.n_targets
+
+    @property
+    def n_flat(self) -> int:
+        """Number of fixed effects."""
+        return sum(term.n_weights for term in self.prior if term.flat)
+
+    @property
+    def flat_names(self) -> tuple[str, ...]:
+        """Names of the fixed effects."""
+        return tuple(name for term in self.prior if term.flat for name in term.names)
+
+    @property
+    def n_weights(self) -> int:
+        return sum(term.n_weights for term in self.prior) - self.flat_in_theta * self.n_flat
+
+    def target(self, v: int) -> LinearModel:
+        """The model of one target."""
+        return self if self.n_targets == 1 and self.rows.y.ndim == 1 else replace(self, rows=self.rows.target(v))
+
+    @cached_property
+    def grouped(self) -> Term | None:
+        """The term whose weights come in one block a level, if there is one."""
+        terms = [term for term in self.prior if term.grouped]
+        if len(terms) > 1:
+            raise ValueError(
+                f"The model has {len(terms)} grouping terms, {', '.join(t.label for t in terms)}; one is supported so far. "
+                "Keep the one that matters most and enter the others as fixed effects."
+            )
+        return terms[0] if terms else None
+
+    @cached_property
+    def dense(self) -> tuple[Term, ...]:
+        """The terms with a diagonal factor, in order."""
+        return tuple(term for term in self.prior if not term.flat and not term.grouped)
+
+    @cached_property
+    def row_scale(self) -> Float[Array, "n"] | None:
+        """√weights where weights are precisions: scaling y and X by it gives unit weights."""
+        if self.rows.weights is None or not self.likelihood.gaussian:
+            return None
+        return np.sqrt(self.rows.weights)
+
+    @cached_property
+    def log_row_scale(self) -> float:
+        """Σ log √w_i, the Jacobian of that scaling."""
+        return 0.0 if self.row_scale is None else float(np.log(self.row_scale).sum())
+
+    def scaled(self, columns: Float[Array, "n *c"]) -> Float[Array, "n *c"]:
+        """Rows times `row_scale`."""
+        s = self.row_scale
+        return columns if s is None else columns * (s if columns.ndim == 1 else s[:, None])
+
+    @property
+    def presummed(self) -> bool:
+        """Whether one pass over the rows says all: a Gaussian likelihood, its flat weights integrated or profiled."""
+        return self.likelihood.gaussian and not self.flat_in_theta
+
+    @cached_property
+    def flat_basis(self) -> FlatBasis:
+        """Orthogonal coordinates for the flat weights."""
+        n, f = self.rows.n, self.n_flat
+        X = np.column_stack([t.columns for t in self.prior if t.flat]) if f else np.zeros((n, 0))
+        root_n = np.sqrt(n)
+        Q, R = independent_columns(self.scaled(X), self.flat_names)
+        constant = next((j for j in range(f) if X[0, j] and np.ptp(X[:, j]) == 0), None)
+        return FlatBasis(Q * root_n, R / root_n, None if constant is None else (constant, float(X[0, constant])))
+
+    def flat_residual(self, targets: slice) -> tuple[Float[Array, "n v"], Float[Array, "f v"]]:
+        """A Gaussian response less offset and its fit on the flat columns, rows scaled; and that fit.
+
+        The residuals are numbers of their own size, so that neither the columns' units nor a large mean of y cost
+        digits later.
+        """
+        Q, R, constant = self.flat_basis
+        y = self.rows.y if self.rows.y.ndim == 2 else self.rows.y[:, None]
+        y = y[:, targets].astype(np.float64)
+        if self.rows.offset is not None:
+            y -= self.rows.offset[:, None]
+        shift = np.zeros((Q.shape[1], y.shape[1]))
+        if constant is not None:  # y less one of its own values is exact, however large their mean
+            j, c = constant
+            shift[j] = y[0] / c
+            y -= y[0].copy()
+        y = self.scaled(y)
+        if Q.shape[1]:
+            gamma = Q.T @ y / len(y)
+            shift += np.linalg.solve(R, gamma)
+            y -= Q @ gamma
+        return y, shift
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """What a model with one shared scale keeps of its rows."""
+        (term,) = self.dense
+        return reduce(self.scaled(term.columns), self.flat_basis.Q, Response(self.flat_residual, self.n_targets))
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The design in working order."""
+        n = self.rows.n
+        grouped = self.grouped
+        flat = np.zeros((n, 0)) if self.flat_in_theta else self.flat_basis.Q
+        border = np.column_stack([flat, *(self.scaled(t.columns) for t in self.dense)])
+        if grouped is None:
+            return Columns(np.zeros((n, 1)), np.zeros(n, int), 0, border, flat.shape[1])
+        return Columns(self.scaled(grouped.columns), grouped.codes, len(grouped.levels), border, flat.shape[1])
+
+    @cached_property
+    def gram_sums(self) -> GramSums:
+        """XᵀX, Xᵀy, yᵀy: after this one pass a Gaussian model never looks at its rows again."""
+        y = self.flat_residual(slice(0, 1))[0][:, 0]
+        return GramSums(
+            self.columns.gram(None, self.rows), self.columns.transpose_times(y, self.rows), float(y @ y)
+        )
+
+    @property
+    def log_volume(self) -> float:
+        """log|R|: dβ = |R|⁻¹ dγ, for densities in the units of the flat columns."""
+        return 0.0 if self.flat_in_theta else float(np.log(np.abs(self.flat_basis.R.diagonal())).sum())
+
+    @cached_property
+    def n_prior_theta(self) -> int:
+        """Number of coordinates of θ that belong to the prior; they come first."""
+        return sum(len(term.hyperparameters()) for term in self.prior)
+
+    def term_theta(self, theta: Float[Array, "k"]) -> Iterator[tuple[Term, Float[Array, "l"]]]:
+        """Each term with its own coordinates."""
+        position = 0
+        for term in self.prior:
+            k = len(term.hyperparameters())
+            yield term, theta[position : position + k]
+            position += k
+
+    def at(self, weights, theta):
+        return LinearExpansion(self, np.asarray(weights, float), np.asarray(theta, float))
+
+    def start_weights(self):
+        u = np.zeros(self.n_weights)
+        if self.columns.n_flat and not self.presummed:
+            self.columns.split(u)[1][: self.n_flat] = self.start_flat()
+        return u
+
+    def start_flat(self) -> Float[Array, "f"]:
+        """γ for which η is nearest to a constant at the response's mean."""
+        n = self.rows.n
+        offset = 0.0 if self.rows.offset is None else self.rows.offset
+        target = self.likelihood.start(self.rows.y) - np.mean(offset)
+        return self.flat_basis.Q.T @ np.full(n, target) / n
+
+    def start_theta(self):
+        units = np.concatenate([term.units() for term in self.prior])
+        own = np.array(self.likelihood.start_theta(self.rows.y))
+        scale = own[0] if self.likelihood.gaussian else 1.0
+        flat = self.start_flat() if self.flat_in_theta else np.zeros(0)
+        return np.array([[*(r * scale * units), *own, *flat] for r in (0.1, 0.3, 1.0, 3.0)])
+

@@ -1,0 +1,1 @@
+"""A fit for people: tables, pictures, pages."""
