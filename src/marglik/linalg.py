@@ -92,7 +92,8 @@ class Arrow:
         except np.linalg.LinAlgError:
             raise NotPositiveDefinite("A block of the matrix is not positive definite.") from None
         half = _solve_blocks(L, self.cross)
-        flat = half.reshape(-1, half.shape[-1])
+        q, m, f = half.shape
+        flat = half.reshape(q * m, f)
         return L, half, cholesky(self.border - flat.T @ flat)
 
     @cached_property
@@ -109,7 +110,7 @@ class Arrow:
         bottom = solve_lower(S, bottom - np.einsum("qmf,qmr->fr", half, top))
         bottom = solve_lower(S, bottom, transposed=True)
         top = _solve_blocks(L, top - half @ bottom, transposed=True)
-        return np.concatenate([top.reshape(-1, top.shape[-1]), bottom]).reshape(v.shape)
+        return _joined(top, bottom).reshape(v.shape)
 
     def solve_half(self, v: Float[Array, "p *r"]) -> Float[Array, "p *r"]:
         """F⁻ᵀv for the factor H = FFᵀ, so that standard normal v become draws with covariance H⁻¹."""
@@ -117,7 +118,7 @@ class Arrow:
         top, bottom = self.split(v if v.ndim > 1 else v[:, None])
         bottom = solve_lower(S, bottom, transposed=True)
         top = _solve_blocks(L, top - half @ bottom, transposed=True)
-        return np.concatenate([top.reshape(-1, top.shape[-1]), bottom]).reshape(v.shape)
+        return _joined(top, bottom).reshape(v.shape)
 
     def plus_shift(self, shift: float) -> Arrow:
         """H + shift I."""
@@ -208,6 +209,11 @@ class Arrow:
         H[q * m :, : q * m] = H[: q * m, q * m :].T
         H[q * m :, q * m :] = self.border
         return H
+
+
+def _joined(top: Float[Array, "q m r"], bottom: Float[Array, "f r"]) -> Float[Array, "p r"]:
+    q, m, r = top.shape
+    return np.concatenate([top.reshape(q * m, r), bottom])
 
 
 def _solve_blocks(L: Float[Array, "q m m"], B: Float[Array, "q m r"], transposed: bool = False) -> Array:

@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""p(w|y,θ̂): what is known of the weights once θ is chosen."""
+"""p(w|y,θ̂): what is known of the weights once θ is chosen, in the words of the model's terms."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from marglik.likelihoods import LOG_2PI
+from marglik.linalg import Arrow, cholesky
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.linalg import Arrow
+    from marglik.model import LinearModel
     from marglik.spectrum import Spectrum
 
 
@@ -31,33 +36,367 @@ class Gaussian:
     mean: Float[Array, "p"]
     precision: Arrow
 
-    def covariance_times(self, v: Float[Array, "p *r"]) -> Float[Array, "p *r"]:
-        """H⁻¹v."""
-        return self.precision.solve(v)
+    @cached_property
+    def covariance(self) -> Arrow:
+        """H⁻¹ where H has entries."""
+        return self.precision.inverse_on_pattern()
 
-    def sample(self, n: int, rng: np.random.Generator) -> Float[Array, "n p"]:
-        """Draws, one a row."""
-        z = rng.standard_normal((len(self.mean), n))
-        return self.mean + self.precision.solve_half(z).T
+    def draws(self, n: int, rng: np.random.Generator) -> Float[Array, "n p"]:
+        """Samples, one a row."""
+        return self.mean + self.precision.solve_half(rng.standard_normal((len(self.mean), n))).T
+
+
+class NewRows(NamedTuple):
+    """Columns for prediction, by the label of the term that owns them.
+
+    A dense or flat term has its columns (n, c); a grouped one has its columns and the level of each row, −1 where the
+    level was not seen. Terms that are absent contribute nothing.
+    """
+
+    columns: Mapping[str, Float[Array, "n c"]]
+    codes: Mapping[str, Float[Array, "n"]]
+    offset: Float[Array, "n"] | float = 0.0
+
+
+class Posterior(ABC):
+    """Weights given data and θ̂, term by term.
+
+    Attributes
+    ----------
+    mean
+        Term's label → posterior means: (c,) for dense and flat terms, (levels, c) for grouped ones; with several
+        targets a first axis of length V. Programs: site → values.
+    """
+
+    mean: Mapping[str, Array]
+
+    @property
+    @abstractmethod
+    def sd(self) -> Mapping[str, Array]:
+        """Term's label → posterior standard deviations, shaped like `mean`."""
+
+    @abstractmethod
+    def sample(self, n: int, seed: int = 0) -> Mapping[str, Array]:
+        """Draws by term, the first axis of length n."""
+
+
+class TermPosterior(Posterior):
+    """The posterior of a linear model: what its tables and predictions are made of."""
+
+    @property
+    @abstractmethod
+    def flat_covariance(self) -> Float[Array, "*V f f"]:
+        """Covariance of the fixed effects."""
+
+    @property
+    @abstractmethod
+    def edf(self) -> Mapping[str, Float[Array, "*V"]]:
+        """Effective degrees of freedom by term: the trace of its block of H⁻¹XᵀWX."""
+
+    @abstractmethod
+    def occam(self) -> Mapping[str, Float[Array, "*V"]]:
+        """Parts of the Gaussian approximation to the evidence in nats: ``fit``, each term, ``overlap``."""
+
+    @abstractmethod
+    def linear_predictor(self, rows: NewRows) -> tuple[Float[Array, "n *V"], Float[Array, "n *V"]]:
+        """Posterior mean and variance of η for new rows."""
 
 
 @dataclass(frozen=True, eq=False)
-class SpectralPosterior:
-    """The weights of one shared scale, through the spectrum of their design; all targets at once.
+class ArrowPosterior(TermPosterior):
+    """By the arrow matrix of the model.
 
     Parameters
     ----------
-    spectrum
-        The reduced data.
+    model
+        With its flat weights among the weights.
+    theta : (k,)
+    joint
+        p(u, γ|y, θ) in the model's coordinates.
+    """
+
+    model: LinearModel
+    theta: Float[Array, "k"]
+    joint: Gaussian
+
+    @cached_property
+    def _flat(self) -> slice:
+        return slice(0, self.model.columns.n_flat)
+
+    def _dense(self) -> list[tuple[str, Array, slice]]:
+        """Label, factor's diagonal, and place on the border of every dense term."""
+        out, position = [], self.model.columns.n_flat
+        for term, theta in self.model.term_theta(self.theta):
+            if term in self.model.dense:
+                out.append((term.label, term.factor(theta), slice(position, position + term.n_weights)))
+                position += term.n_weights
+        return out
+
+    @cached_property
+    def _level_factor(self) -> Array:
+        return next((t.factor(x) for t, x in self.model.term_theta(self.theta) if t.grouped), np.zeros((1, 1)))
+
+    def _by_term(self, top: Array, bottom: Array) -> dict[str, Array]:
+        """u → w by term; leading axes are kept."""
+        model, out = self.model, {}
+        if model.n_flat:
+            basis = model.flat_basis
+            gamma = bottom[..., self._flat]
+            out["fixed effects"] = np.linalg.solve(basis.R, gamma[..., None])[..., 0] + self._shift
+        if model.grouped is not None:
+            out[model.grouped.label] = top @ self._level_factor.T
+        for label, diagonal, place in self._dense():
+            out[label] = bottom[..., place] * diagonal
+        return {label: out[label] for label in (t.label for t in model.prior) if label in out}
+
+    @cached_property
+    def _shift(self) -> Array:
+        return self.model.flat_residual(slice(0, 1))[1][:, 0] if self.model.presummed else np.zeros(self.model.n_flat)
+
+    @cached_property
+    def mean(self):
+        return self._by_term(*self.model.columns.split(self.joint.mean))
+
+    @cached_property
+    def flat_covariance(self):
+        C, R = self.joint.covariance.border[self._flat, self._flat], self.model.flat_basis.R
+        half = np.linalg.solve(R, C)
+        return np.linalg.solve(R, half.T)
+
+    @cached_property
+    def sd(self):
+        C, out = self.joint.covariance, {}
+        for term in self.model.prior:
+            if term.flat:
+                out[term.label] = np.sqrt(self.flat_covariance.diagonal())
+            elif term.grouped:
+                L = self._level_factor
+                out[term.label] = np.sqrt(np.einsum("ij,qjk,ik->qi", L, C.blocks, L))
+        for label, diagonal, place in self._dense():
+            out[label] = np.abs(diagonal) * np.sqrt(C.border.diagonal()[place])
+        return out
+
+    def sample(self, n, seed=0):
+        draws = self.joint.draws(n, np.random.default_rng(seed))
+        c = self.model.columns
+        size = c.n_levels * c.Z.shape[1]
+        return self._by_term(draws[:, :size].reshape(n, c.n_levels, -1), draws[:, size:])
+
+    @cached_property
+    def edf(self):
+        C, out = self.joint.covariance, {}
+        for term in self.model.prior:
+            if term.flat:
+                out[term.label] = float(term.n_weights)
+            elif term.grouped:
+                out[term.label] = float(term.n_weights - np.einsum("qmm->", C.blocks))
+        for label, _, place in self._dense():
+            out[label] = float(place.stop - place.start - C.border.diagonal()[place].sum())
+        return {t.label: out[t.label] for t in self.model.prior}
+
+    def occam(self):
+        model, H, u = self.model, self.joint.precision, self.joint.mean
+        top, bottom = model.columns.split(u)
+        out = {"fit": model.at(u, self.theta).rows.log_density}
+        keep = np.ones(len(H.border), bool)
+        keep[self._flat] = model.reml
+        integrated = H if model.reml else H.keep_border(keep)
+        log_dets = 0.0
+        for term in model.prior:
+            if term.flat:
+                block, log_prior = H.border[self._flat, self._flat], len(bottom[self._flat]) * LOG_2PI / 2
+                if not model.reml:
+                    out[term.label] = 0.0
+                    continue
+                log_prior -= model.log_volume
+                log_det = 2 * float(np.log(cholesky(block).diagonal()).sum())
+            elif term.grouped:
+                log_det, log_prior = float(np.linalg.slogdet(H.blocks)[1].sum()), -float(np.sum(top**2)) / 2
+            else:
+                place = next(p for label, _, p in self._dense() if label == term.label)
+                log_det = 2 * float(np.log(cholesky(H.border[place, place]).diagonal()).sum())
+                log_prior = -float(bottom[place] @ bottom[place]) / 2
+            out[term.label] = log_prior - log_det / 2
+            log_dets += log_det
+        out["overlap"] = (log_dets - integrated.log_det) / 2
+        return out
+
+    def linear_predictor(self, rows):
+        model, L = self.model, self._level_factor
+        n = len(next(iter(rows.columns.values())))
+        c = model.columns
+        border = np.zeros((n, c.border.shape[1]))
+        Z, codes = np.zeros((n, c.Z.shape[1])), np.zeros(n, int)
+        eta, extra = np.zeros(n) + rows.offset, np.zeros(n)
+        for term in model.prior:
+            X = rows.columns.get(term.label)
+            if X is None:
+                continue
+            if term.flat:
+                border[:, self._flat] = np.linalg.solve(model.flat_basis.R.T, X.T).T
+                eta += X @ self.mean[term.label]
+            elif term.grouped:
+                seen = rows.codes[term.label] >= 0
+                codes = np.where(seen, rows.codes[term.label], 0)
+                ZL = X @ L
+                Z = ZL * seen[:, None]
+                extra = np.where(seen, 0.0, np.einsum("nm,nm->n", ZL, ZL))
+                eta += np.einsum("nm,nm->n", X, self.mean[term.label][codes]) * seen
+            else:
+                _, diagonal, place = next(d for d in self._dense() if d[0] == term.label)
+                border[:, place] = X * diagonal
+                eta += X @ self.mean[term.label]
+        return eta, self.joint.covariance.quadratic(Z, codes, border) + extra
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralPosterior(TermPosterior):
+    """Through the spectrum of the one design with a shared scale; all targets at once.
+
+    Parameters
+    ----------
+    model
+        Which owns the spectrum.
     a, b : (V,)
         Variance of a weight, and of the noise.
     """
 
-    spectrum: Spectrum
+    model: LinearModel
     a: Float[Array, "V"]
     b: Float[Array, "V"]
 
+    @property
+    def _spectrum(self) -> Spectrum:
+        return self.model.spectrum
+
     @cached_property
-    def weights(self) -> Float[Array, "V p"]:
-        """Posterior means."""
-        return self.spectrum.weights(self.a, self.b)
+    def _labels(self) -> tuple[str | None, str]:
+        flat = next((t.label for t in self.model.prior if t.flat), None)
+        return flat, self.model.dense[0].label
+
+    def _squeezed(self, x: Array) -> Array:
+        return x[0] if self.model.rows.y.ndim == 1 else x
+
+    @cached_property
+    def _weights(self) -> Float[Array, "V p"]:
+        return self._spectrum.weights(self.a, self.b)
+
+    @cached_property
+    def _flat(self) -> Float[Array, "V f"]:
+        s = self._spectrum
+        gamma = -self._weights @ s.means.T
+        return np.linalg.solve(self.model.flat_basis.R, gamma.T).T + s.shift.T
+
+    @cached_property
+    def mean(self):
+        flat, ridge = self._labels
+        out = {} if flat is None else {flat: self._squeezed(self._flat)}
+        out[ridge] = self._squeezed(self._weights)
+        return {t.label: out[t.label] for t in self.model.prior}
+
+    @cached_property
+    def _shrinkage(self) -> tuple[Array, Array]:
+        """Eigenvectors in the space of weights (p, r), and the variance each loses: a²d/(ad + b), (V, r)."""
+        s = self._spectrum
+        d, U = s.eigen()
+        if not s.primal:
+            U = (s.X.T @ U - s.means.T @ (s.Q.T @ U)) / np.sqrt(d)
+        with np.errstate(invalid="ignore"):
+            lost = np.multiply.outer(self.a**2, d) / (np.multiply.outer(self.a, d) + self.b[:, None])
+        return U, np.nan_to_num(lost)
+
+    def covariance(self, v: int = 0) -> Float[Array, "p p"]:
+        """Posterior covariance of one target's weights."""
+        U, lost = self._shrinkage
+        return self.a[v] * np.eye(len(U)) - (U * lost[v]) @ U.T
+
+    @cached_property
+    def flat_covariance(self):
+        s, R = self._spectrum, self.model.flat_basis.R
+        U, lost = self._shrinkage
+        M = s.means @ U
+        C = np.einsum("v,fp,gp->vfg", self.a, s.means, s.means) - np.einsum("fr,vr,gr->vfg", M, lost, M)
+        C = C + self.b[:, None, None] / len(s.X) * np.eye(len(R))
+        half = np.linalg.solve(R, C)
+        return self._squeezed(np.linalg.solve(R, half.transpose(0, 2, 1)))
+
+    @cached_property
+    def sd(self):
+        flat, ridge = self._labels
+        U, lost = self._shrinkage
+        variance = np.maximum(self.a[:, None] - lost @ (U**2).T, 0)
+        out = {ridge: self._squeezed(np.sqrt(variance))}
+        if flat is not None:
+            out[flat] = np.sqrt(np.einsum("...ff->...f", self.flat_covariance))
+        return {t.label: out[t.label] for t in self.model.prior}
+
+    def sample(self, n, seed=0):
+        rng = np.random.default_rng(seed)
+        s = self._spectrum
+        U, lost = self._shrinkage
+        V, p = self._weights.shape
+        z = rng.standard_normal((n, V, p))
+        kept = np.sqrt(np.maximum(1 - lost / np.where(self.a > 0, self.a, 1)[:, None], 0)) - 1
+        w = self._weights + np.sqrt(self.a)[:, None] * (z + (z @ U * kept) @ U.T)
+        out = {self._labels[1]: w if self.model.rows.y.ndim == 2 else w[:, 0]}
+        if self._labels[0] is not None:
+            f = len(s.means)
+            noise = rng.standard_normal((n, V, f)) * np.sqrt(self.b / len(s.X))[:, None]
+            beta = np.linalg.solve(self.model.flat_basis.R, (noise - w @ s.means.T)[..., None])[..., 0] + s.shift.T
+            out[self._labels[0]] = beta if self.model.rows.y.ndim == 2 else beta[:, 0]
+        return out
+
+    @cached_property
+    def edf(self):
+        flat, ridge = self._labels
+        d = self._spectrum.basis.eigenvalues
+        ad = np.multiply.outer(self.a, d)
+        out = {ridge: self._scalar((ad / (ad + self.b[:, None])).sum(axis=1))}
+        if flat is not None:
+            out[flat] = self._scalar(np.full(len(self.a), float(self.model.n_flat)))
+        return {t.label: out[t.label] for t in self.model.prior}
+
+    def _scalar(self, x: Array) -> Array:
+        return float(x[0]) if self.model.rows.y.ndim == 1 else x
+
+    def occam(self):
+        model, s, a, b = self.model, self._spectrum, self.a, self.b
+        flat, ridge = self._labels
+        n, d = len(s.X), s.basis.eigenvalues
+        targets = [s.basis.moments(t, a[t], b[t]).db for t in s.response.blocks()]
+        rss = s.rest - b**2 * np.concatenate(targets)
+        fit = -n / 2 * (LOG_2PI + np.log(b)) - rss / (2 * b) + model.log_row_scale
+        schur = np.log1p(np.multiply.outer(a / b, d)).sum(axis=1)
+        U, lost = self._shrinkage
+        M = s.means @ U
+        inner = np.einsum("v,fp,gp->vfg", a, s.means, s.means) - np.einsum("fr,vr,gr->vfg", M, lost, M)
+        overlap = np.linalg.slogdet(np.eye(len(s.means)) + n / b[:, None, None] * inner)[1]
+        squared = np.einsum("vp,vp->v", self._weights, self._weights)
+        unit = np.divide(squared, a, out=np.zeros_like(a), where=a > 0)
+        out = {"fit": fit, ridge: -unit / 2 - (schur + overlap) / 2}
+        if flat is not None:
+            f = s.Q.shape[1]
+            out[flat] = f * LOG_2PI / 2 - model.log_volume - f / 2 * np.log(n / b)
+        out["overlap"] = overlap / 2
+        order = ["fit", *(t.label for t in model.prior), "overlap"]
+        return {label: self._scalar(out[label]) for label in order}
+
+    def linear_predictor(self, rows):
+        flat, ridge = self._labels
+        s, (U, lost) = self._spectrum, self._shrinkage
+        X, F = rows.columns.get(ridge), rows.columns.get(flat) if flat else None
+        n = len(X if X is not None else F)  # type: ignore[arg-type]
+        eta = np.zeros((n, len(self.a))) + np.reshape(rows.offset, (-1, 1))
+        variance = np.zeros((n, len(self.a)))
+        K = np.zeros((n, s.X.shape[1]))
+        if F is not None:
+            Q = np.linalg.solve(self.model.flat_basis.R.T, F.T).T
+            eta += F @ self._flat.T
+            K -= Q @ s.means
+            variance += np.multiply.outer(np.einsum("nf,nf->n", Q, Q) / len(s.X), self.b)
+        if X is not None:
+            eta += X @ self._weights.T
+            K += X
+        variance += np.multiply.outer(np.einsum("np,np->n", K, K), self.a) - (K @ U) ** 2 @ lost.T
+        variance = np.maximum(variance, 0)
+        return (eta[:, 0], variance[:, 0]) if self.model.rows.y.ndim == 1 else (eta, variance)

@@ -57,7 +57,7 @@ def evidence(model: LinearModel, theta: Float[Array, "V 2"]) -> Evidence:
         hessian[t, [0, 1], [0, 1]] += 2 * slope
     n, f = model.rows.n, spectrum.Q.shape[1]
     constant = model.log_row_scale - f * np.log(n) / 2 - model.log_volume
-    return Evidence(value + constant, gradient, hessian, posterior=SpectralPosterior(spectrum, s**2, sigma**2))
+    return Evidence(value + constant, gradient, hessian, posterior=SpectralPosterior(model, s**2, sigma**2))
 
 
 def _in_variances(spectrum: Spectrum, t: slice, a: Array, b: Array) -> tuple[Array, Array, Array]:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Can the answer be trusted? So far: is it a maximum, how curved, and what lies at a boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from marglik.uncertainty import limit_values
+
+if TYPE_CHECKING:
+    from marglik.hyperparameters import Hyperparameters
+    from marglik.learn import Optimum
+
+
+@dataclass(frozen=True)
+class Check:
+    """Findings about one fit (the worst target, where there are several).
+
+    Attributes
+    ----------
+    gradient_norm
+        Largest slope of the log evidence in a free hyperparameter on the unconstrained scale, in nats.
+    curvature
+        Smallest curvature (eigenvalue of the negative Hessian) over the free hyperparameters; must be positive.
+    boundary
+        Names of hyperparameters at the end of their support, with the value there.
+    converged
+        Whether learning reached a maximum.
+    exact
+        Whether the evidence is the integral itself rather than an approximation.
+    verdict
+        All of it in one sentence.
+    """
+
+    gradient_norm: float
+    curvature: float
+    boundary: Mapping[str, float]
+    converged: bool
+    exact: bool
+    verdict: str
+
+    @classmethod
+    def of(cls, optimum: Optimum, names: Hyperparameters, exact: bool, findings: Mapping[str, str]) -> Check:
+        """Check an optimum."""
+        free = optimum.free
+        H = -np.where(free[:, :, None] & free[:, None, :], optimum.hessian, 0)
+        k = np.arange(free.shape[1])
+        H[:, k, k] = np.where(free, H[:, k, k], 1e300)
+        curvature = float(np.linalg.eigvalsh(H).min()) if free.any() else np.inf
+        gradient = float(np.abs(optimum.gradient[free]).max(initial=0))
+        values = limit_values(names, optimum)
+        boundary = {names[i].name: float(values[v, i]) for v, i in np.argwhere(optimum.limit)}
+        converged = bool(np.all(optimum.converged)) and not findings
+        return cls(
+            gradient, curvature, boundary, converged, exact, _verdict(converged, curvature, exact, boundary, findings)
+        )
+
+    def __str__(self) -> str:
+        return self.verdict
+
+
+def _verdict(
+    converged: bool, curvature: float, exact: bool, boundary: Mapping[str, float], findings: Mapping[str, str]
+) -> str:
+    if not converged:
+        why = " ".join(findings.values()) or "Learning stopped short of a maximum."
+        return f"Do not trust these numbers: {why} Rescale columns of very different size, or try restarts=10."
+    sentences = ["The evidence is at a maximum"]
+    if curvature <= 0:
+        return "Do not trust the standard errors: the evidence is flat or rising along some hyperparameter. Fix one."
+    sentences[0] += " and is exact." if exact else "; how far the approximation is from the integral was not assessed."
+    for name, value in boundary.items():
+        end = "zero: the data are explained best without it" if value == 0 else f"its limit {value:g}"
+        sentences.append(f"{name} is at {end}.")
+    return " ".join(sentences)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`marglik.fit`: whatever describes the model, one verb."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from marglik.fitting import Fit, fit_model
+from marglik.likelihoods import Likelihood
+from marglik.model import LinearModel
+
+
+def fit(
+    model: Any,
+    data: Any = None,
+    *,
+    family: str | Likelihood = "gaussian",
+    method: str = "auto",
+    reml: bool = True,
+    link: str | None = None,
+    weights: Any = None,
+    fixed: Mapping[str, float] | None = None,
+    hyperprior: Mapping[str, Any] | None = None,
+    missing: str = "raise",
+    points: int | None = None,
+    restarts: int = 0,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    hyper: Sequence[str] = (),
+    seed: int = 0,
+    progress: Any = None,
+) -> Fit:
+    """Learn all hyperparameters of a model by maximising its marginal likelihood.
+
+    Parameters
+    ----------
+    model
+        A formula such as ``"y ~ x + (1 | g)"``, a `LinearModel`, or a NumPyro program.
+    data
+        For a formula: a pandas, polars or pyarrow frame, a dict of columns, or a path or glob of CSV or Parquet files.
+    family
+        For a formula: the likelihood's name, such as ``"gaussian"`` or ``"poisson"``, or a `Likelihood`.
+    method
+        How weights are integrated out: ``"auto"`` (exact if Gaussian, else Laplace), ``"exact"``, ``"laplace"``.
+    reml
+        For a formula: whether fixed effects are integrated out with a flat prior (REML) or maximised (ML).
+    link
+        For a formula: the likelihood's link function, where there is a choice.
+    weights
+        For a formula: a column's name or an array. Precision weights for a Gaussian, var(ε_i) = σ²/w_i; the log
+        evidence includes ½ Σ log w_i. For other families they multiply log densities.
+    fixed
+        Hyperparameters to hold, name → value: ``{"sd(noise)": 1.0}``. With none left free the evidence is just
+        evaluated.
+    hyperprior
+        Log densities to add, name → an object with ``logpdf`` or a function of the value. No Jacobian is added, and
+        `Fit.log_evidence` stays log p(y|θ̂).
+    missing
+        For a formula: ``"raise"`` or ``"drop"`` rows with missing values.
+    points
+        Quadrature points per dimension; no method uses them yet.
+    restarts
+        Number of further starts, at random.
+    args, kwargs, hyper
+        For a program: its arguments, and the names of the sites that are hyperparameters.
+    seed
+        For restarts.
+    progress
+        Reserved.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    ValueError
+        What was asked for cannot be done; the sentence says what is wrong and what to try.
+
+    Examples
+    --------
+    >>> import marglik
+    >>> data = {"y": [1.0, 1.3, 2.9, 3.1, 5.2, 4.8], "g": ["a", "a", "b", "b", "c", "c"]}
+    >>> fit = marglik.fit("y ~ 1 + (1 | g)", data)
+    >>> fit.hyperparameters["estimate"].round(3)
+    name
+    sd(Intercept | g)    1.920
+    sd(noise)            0.222
+    Name: estimate, dtype: float64
+    >>> float(round(fit.log_evidence, 4))
+    -5.7364
+    """
+    if isinstance(model, str):
+        return _fit_formula(
+            model, data, family, method, reml, link, weights, fixed, hyperprior, missing, points, restarts, seed
+        )
+    _no_points(points)
+    if isinstance(model, LinearModel):
+        if data is not None or weights is not None:
+            raise ValueError("A LinearModel holds its own data and weights; leave data= and weights= out.")
+        return fit_model(model, method=method, fixed=fixed, hyperprior=hyperprior, restarts=restarts, seed=seed)
+    if callable(model):
+        from marglik.interfaces.numpyro import program
+
+        translated = program(model, tuple(args), dict(kwargs or {}), tuple(hyper))
+        return fit_model(translated, method=method, fixed=fixed, hyperprior=hyperprior, restarts=restarts, seed=seed)
+    raise ValueError(
+        f"model must be a formula, a LinearModel or a NumPyro program, but is a {type(model).__name__}. A formula looks "
+        "like 'y ~ x + (1 | g)'."
+    )
+
+
+def _no_points(points: int | None) -> None:
+    if points is not None:
+        raise ValueError("points= is for quadrature, which is not available yet; leave it out.")
+
+
+def likelihood_of(family: str | Likelihood, link: str | None = None) -> Likelihood:
+    """The likelihood of that name, with that link."""
+    if isinstance(family, str):
+        if family not in Likelihood.registry:
+            known = ", ".join(sorted(Likelihood.registry))
+            raise ValueError(f"There is no family {family!r}. The families are {known}.")
+        family = Likelihood.registry[family]()
+    if link is not None and link != family.link:
+        raise ValueError(f"{type(family).__name__} has the link {family.link!r} only, not {link!r}.")
+    return family
+
+
+def _fit_formula(
+    text: str,
+    data: Any,
+    family: str | Likelihood,
+    method: str,
+    reml: bool,
+    link: str | None,
+    weights: Any,
+    fixed: Mapping[str, float] | None,
+    hyperprior: Mapping[str, Any] | None,
+    missing: str,
+    points: int | None,
+    restarts: int,
+    seed: int,
+) -> Fit:
+    from marglik.interfaces import formula
+
+    _no_points(points)
+    likelihood = likelihood_of(family, link)
+    if data is None:
+        raise ValueError(f"The formula {text!r} needs data: a frame, a dict of columns, or the path of a file.")
+    model, source, notes = formula.build(text, data, likelihood, reml=reml, weights=weights, missing=missing)
+    if isinstance(family, str):
+        source = formula.reset(source, family=family, reml=reml)
+    return fit_model(
+        model,
+        method=method,
+        fixed=fixed,
+        hyperprior=hyperprior,
+        restarts=restarts,
+        seed=seed,
+        source=source,
+        notes=notes,
+    )

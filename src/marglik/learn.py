@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""θ̂ = argmax log p(y|θ): trust-region Newton on the unconstrained θ, boundaries, stopping. All targets at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from marglik.hyperparameters import Positive
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from numpy import ndarray as Array
+
+    from marglik.hyperparameters import Hyperparameters
+
+MAX_STEPS = 200
+RADIUS = 2.0
+"""First trust radius, in units of φ: a factor of e² for a scale."""
+STEP = 1e-7
+"""Converged when Newton's step in φ is shorter; convergence is quadratic, and the step is still taken."""
+NEGLIGIBLE = 1e-10
+"""A coordinate that still runs while the evidence gains less than this, in nats, has reached its limit."""
+TINY = 1e-5
+"""Fraction of a scale's natural size at which the slope in the variance is taken in place of zero."""
+SMALL = 1e-2
+"""Below this fraction of its natural size, a falling scale is tried at zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """What is maximised: an evidence in θ, seen in the unconstrained φ.
+
+    Parameters
+    ----------
+    evaluate
+        θ (V, k), warm start → log value (V,), gradient (V, k), Hessian (V, k, k) or None, and the next warm start.
+    hyperparameters
+        The coordinates.
+    units : (k,)
+        Natural size of each scale.
+    """
+
+    evaluate: Callable[[Array, Any], tuple[Array, Array, Array | None, Any]]
+    hyperparameters: Hyperparameters
+    units: Float[Array, "k"]
+
+    def at(self, theta: Array, free: Array, warm: Any) -> tuple[Array, Array, Array, Any]:
+        """Value, gradient and Hessian in φ; zero along coordinates that are not free."""
+        value, gradient, hessian, warm = self.evaluate(theta, warm)
+        if hessian is None:
+            hessian = self._differences(theta, free, warm)
+            first, _ = self.hyperparameters.derivatives(theta)
+            return value, np.where(free, gradient * first, 0), hessian, warm
+        first, second = self.hyperparameters.derivatives(theta)
+        H = hessian * first[:, :, None] * first[:, None, :]
+        k = np.arange(theta.shape[1])
+        H[:, k, k] += gradient * second
+        return value, np.where(free, gradient * first, 0), _masked(H, free), warm
+
+    def _differences(self, theta: Array, free: Array, warm: Any, h: float = 1e-4) -> Array:
+        """Hessian in φ by central differences of the gradient."""
+        V, k = theta.shape
+        H = np.zeros((V, k, k))
+        with np.errstate(divide="ignore"):
+            phi = self.hyperparameters.unconstrain(theta)
+        for i in np.flatnonzero(free.any(axis=0)):
+            sides = []
+            for sign in (1, -1):
+                moved = phi.copy()
+                moved[:, i] += sign * h
+                there = self.hyperparameters.constrain(moved)
+                _, gradient, _, _ = self.evaluate(there, warm)
+                sides.append(gradient * self.hyperparameters.derivatives(there)[0])
+            H[:, i] = (sides[0] - sides[1]) / (2 * h)
+        return _masked((H + H.transpose(0, 2, 1)) / 2, free)
+
+    def slope_in_variance(self, theta: Array, i: int, warm: Any = None) -> Float[Array, "V"]:
+        """∂ log p(y|θ)/∂(s_i²) at s_i = 0."""
+        s = TINY * self.units[i]
+        there = theta.copy()
+        there[:, i] = s
+        return self.evaluate(there, warm)[1][:, i] / (2 * s)
+
+
+def _masked(H: Array, free: Array) -> Array:
+    return np.where(free[:, :, None] & free[:, None, :], H, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """Where learning ended, for each target.
+
+    ``gradient`` and ``hessian`` are in φ, zero along coordinates that are not free; ``limit`` marks coordinates that
+    lie at the end of their support (a scale of exactly zero, or a limit that φ approaches at infinity).
+    """
+
+    theta: Float[Array, "V k"]
+    value: Float[Array, "V"]
+    gradient: Float[Array, "V k"]
+    hessian: Float[Array, "V k k"]
+    free: Bool[Array, "V k"]
+    limit: Bool[Array, "V k"]
+    converged: Bool[Array, "V"]
+    n_iterations: int
+    trace: Sequence[Array] = field(default_factory=list)
+    warm: Any = None
+
+
+def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"]) -> Optimum:
+    """The maximum next to ``start`` over the free coordinates.
+
+    A scale that shrinks below a fraction of its natural size is tried at exactly zero: it stays there while the slope
+    of the evidence in its variance is negative (it is stationary in the standard deviation at zero always).
+    """
+    names = objective.hyperparameters
+    even = np.array([h.even for h in names], bool)
+    asked = np.broadcast_to(free, start.shape).copy()
+    theta = start.copy()
+    free = asked & ~(even & (theta == 0))
+    limit = asked & even & (theta == 0)
+    V, k = theta.shape
+    radius = np.full(V, RADIUS)
+    value, gradient, hessian, warm = objective.at(theta, free, None)
+    converged = np.zeros(V, bool)
+    trace = [value]
+    released = np.zeros((V, k), bool)
+
+    for iteration in range(1, MAX_STEPS + 1):
+        step, gain = _newton_step(gradient, hessian, free, radius)
+        length = np.abs(step).max(axis=1, initial=0)
+        newton = _is_newton(hessian, free)
+        done = (length < STEP) & newton | ~free.any(axis=1)
+        running = free & (np.abs(step) > 1e-3) & (gain < NEGLIGIBLE * 4)[:, None]
+        stuck = (gain < 1e-13 * (1 + np.abs(value))) & ~done & ~running.any(axis=1) & newton
+        limit |= running
+        free &= ~running
+        converged = done | stuck | (limit.any(axis=1) & (gain < NEGLIGIBLE * 4))
+        active = ~converged & np.isfinite(value)
+        if not active.any():
+            last = _guarded(objective, theta, step, free & (done | stuck)[:, None], warm, value)
+            if last is not None:
+                theta, value, gradient, hessian, warm = last
+                trace.append(value)
+            break
+        trial = _moved(objective, theta, np.where(active[:, None] & free, step, 0))
+        new_value, new_gradient, new_hessian, new_warm = objective.at(trial, free, warm)
+        with np.errstate(invalid="ignore"):
+            ratio = np.where(gain > 0, (new_value - value) / gain, 1.0)
+        noise = np.abs(new_value - value) < 1e-11 * (1 + np.abs(value))
+        accept = active & ((ratio > 1e-4) | noise) & np.isfinite(new_value)
+        radius = np.where(accept & (ratio > 0.75) & (length > 0.9 * radius), 2 * radius, radius)
+        radius = np.where(active & ~accept, length / 4, radius)
+        pick = accept[:, None]
+        theta = np.where(pick, trial, theta)
+        gradient, value = np.where(pick, new_gradient, gradient), np.where(accept, new_value, value)
+        hessian = np.where(pick[:, :, None], new_hessian, hessian)
+        warm = new_warm if accept.any() else warm
+        trace.append(value)
+
+        tried = _try_zero(objective, theta, value, gradient, free & even & ~released, warm)
+        if tried.any():
+            theta = np.where(tried, 0.0, theta)
+            limit |= tried
+            free = free & ~tried
+            value, gradient, hessian, warm = objective.at(theta, free, warm)
+        if not (active & accept).any() and (radius[active] < 1e-12).all():
+            break
+
+    for i in np.flatnonzero((limit & even).any(axis=0)):
+        back = limit[:, i] & (theta[:, i] == 0) & (objective.slope_in_variance(theta, i, warm) > 0)
+        converged = converged & ~back
+    return Optimum(theta, value, gradient, hessian, free, limit, converged, iteration, trace, warm)
+
+
+def _newton_step(g: Array, H: Array, free: Array, radius: Array) -> tuple[Array, Array]:
+    """Step to the maximum of the quadratic model within the radius, curvatures taken as concave; and its gain."""
+    d, U = np.linalg.eigh(-_with_unit_diagonal(H, free))
+    size = np.maximum(np.abs(d), 1e-10 * np.maximum(np.abs(d).max(axis=1, keepdims=True), 1e-300))
+    z = np.einsum("vji,vj->vi", U, g)
+    step = np.einsum("vij,vj->vi", U, z / size)
+    length = np.abs(step).max(axis=1, initial=0)
+    shrink = np.minimum(1.0, radius / np.maximum(length, 1e-300))
+    step = np.where(free, step * shrink[:, None], 0)
+    return step, np.einsum("vi,vi->v", g, step) * (1 - shrink / 2)
+
+
+def _with_unit_diagonal(H: Array, free: Array) -> Array:
+    """H with −1 on the diagonal where a coordinate is held, so that it stays out of the way."""
+    H = H.copy()
+    k = np.arange(H.shape[1])
+    H[:, k, k] = np.where(free, H[:, k, k], -1.0)
+    return np.nan_to_num(H)
+
+
+def _is_newton(H: Array, free: Array) -> Array:
+    """Whether H is negative definite over the free coordinates."""
+    return np.linalg.eigvalsh(_with_unit_diagonal(H, free))[:, -1] < 0
+
+
+def _moved(objective: Objective, theta: Array, step: Array) -> Array:
+    """θ after a step in φ; exactly unchanged where the step is zero."""
+    with np.errstate(divide="ignore"):
+        phi = objective.hyperparameters.unconstrain(theta)
+    return np.where(step == 0, theta, objective.hyperparameters.constrain(phi + step))
+
+
+def _guarded(
+    objective: Objective, theta: Array, step: Array, free: Array, warm: Any, value: Array
+) -> tuple[Array, Array, Array, Array, Any] | None:
+    """One last Newton step, taken if it changes anything and loses nothing."""
+    step = np.where(free, step, 0)
+    if np.abs(step).max(initial=0) < 1e-12:
+        return None
+    trial = _moved(objective, theta, step)
+    new = objective.at(trial, free, warm)
+    better = new[0] >= value - 1e-12 * (1 + np.abs(value))
+    return (trial, *new) if better.all() else None
+
+
+def _try_zero(
+    objective: Objective, theta: Array, value: Array, gradient: Array, scales: Array, warm: Any
+) -> Bool[Array, "V k"]:
+    """Which of the falling small scales belong at zero: there the evidence is no lower and falls with the variance."""
+    small = scales & (theta < SMALL * objective.units) & (gradient < 0) & (theta > 0)
+    out = np.zeros_like(small)
+    for i in np.flatnonzero(small.any(axis=0)):
+        slope = objective.slope_in_variance(theta, i, warm)
+        out[:, i] = small[:, i] & (slope < 0)
+    return out
+
+
+def natural_units(hyperparameters: Hyperparameters, start: Float[Array, "s k"]) -> Float[Array, "k"]:
+    """Size of each scale at which it adds as much variance as the noise, from start values."""
+    middle = np.median(start, axis=0)
+    return np.where([isinstance(h.support, Positive) for h in hyperparameters], np.abs(middle), 1.0)
+
+
+def covariance(optimum: Optimum) -> Float[Array, "V k k"]:
+    """Inverse of the negative Hessian in φ over the free coordinates, zero elsewhere; NaN where it is not a maximum."""
+    H = -_with_unit_diagonal(optimum.hessian, optimum.free)
+    out = np.full_like(H, np.nan)
+    for v in np.flatnonzero(_is_newton(optimum.hessian, optimum.free)):
+        out[v] = np.linalg.inv(H[v])
+    return np.where(optimum.free[:, :, None] & optimum.free[:, None, :], out, 0)
+
+
+def add_hyperprior(
+    names: Hyperparameters,
+    hyperprior: Mapping[str, Any],
+    theta: Array,
+    value: Array,
+    gradient: Array,
+    hessian: Array | None,
+) -> tuple[Array, Array, Array | None]:
+    """Evidence plus log p(θ), by name: an object with ``logpdf``, or a function of the value; no Jacobian."""
+    for name, prior in hyperprior.items():
+        log_p = getattr(prior, "logpdf", prior)
+        i = names.index(name)
+        x = theta[:, i]
+        h = 1e-4 * np.maximum(np.abs(x), 1e-8)
+        below, here, above = (np.asarray(log_p(x + d), float) for d in (-h, 0 * h, h))
+        value = value + here
+        gradient, hessian = gradient.copy(), None if hessian is None else hessian.copy()
+        gradient[:, i] += (above - below) / (2 * h)
+        if hessian is not None:
+            hessian[:, i, i] += (above - 2 * here + below) / h**2
+    return value, gradient, hessian
