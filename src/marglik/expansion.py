@@ -107,7 +107,7 @@ class GaussianSums(RowSums):
     def log_density(self):
         sigma = self.theta[0]
         rss = self._residual[0] / sigma**2
-        return -self.model.rows.n * (LOG_2PI / 2 + np.log(sigma)) - rss / 2 + self.model.log_row_scale
+        return -self.model.rows.n_observations * (LOG_2PI / 2 + np.log(sigma)) - rss / 2 + self.model.log_row_scale
 
     @property
     def score(self):
@@ -120,7 +120,7 @@ class GaussianSums(RowSums):
     def theta_derivatives(self):
         sigma = self.theta[0]
         rss, Xr = self._residual
-        return np.array([(rss / sigma**2 - self.model.rows.n) / sigma]), (-2 / sigma**3 * Xr)[:, None]
+        return np.array([(rss / sigma**2 - self.model.rows.n_observations) / sigma]), (-2 / sigma**3 * Xr)[:, None]
 
     def curvature_vjp(self, C):
         return np.zeros_like(self.w), np.array([-2 / self.theta[0] * self.gram.inner(C)])
@@ -162,24 +162,19 @@ class LikelihoodSums(RowSums):
         return self.model.scaled(np.asarray(self.model.rows.y, float))
 
     @cached_property
-    def _multiplier(self) -> Array | float:
-        m = self.model
-        return 1.0 if m.rows.weights is None or m.likelihood.gaussian else m.rows.weights
-
-    @cached_property
     def _derivatives(self) -> tuple[Array, Array, Array]:
         d1, d2, d3 = self.model.likelihood.derivatives(self._y, self.eta, self._own)
-        return d1 * self._multiplier, d2 * self._multiplier, d3 * self._multiplier
+        return d1 * self.model.multiplier, d2 * self.model.multiplier, d3 * self.model.multiplier
 
     @cached_property
     def _own_derivatives(self) -> list[tuple[Array, Array, Array]]:
         each = self.model.likelihood.theta_derivatives(self._y, self.eta, self._own)
-        return [tuple(d * self._multiplier for d in one) for one in each]  # type: ignore[misc]
+        return [tuple(d * self.model.multiplier for d in one) for one in each]  # type: ignore[misc]
 
     @cached_property
     def log_density(self):
         density = self.model.likelihood.log_density(self._y, self.eta, self._own)
-        return float(np.sum(density * self._multiplier)) + self.model.log_row_scale
+        return float(np.sum(density * self.model.multiplier)) + self.model.log_row_scale
 
     @cached_property
     def score(self):

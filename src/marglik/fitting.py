@@ -13,8 +13,7 @@ import numpy as np
 
 from marglik import learn
 from marglik.check import Check
-from marglik.evidence import Evidence, EvidenceMethod, choose
-from marglik.hyperparameters import Hyperparameters
+from marglik.evidence import Evidence, EvidenceMethod, choose, evaluate
 from marglik.model import LinearModel, Model
 from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
 from marglik.uncertainty import scale_limits, wald
@@ -59,7 +58,7 @@ class Fit:
     model: Model
     evidence_method: EvidenceMethod
     reason: str
-    optimum: learn.Optimum
+    optimum: learn.Optimum | learn.Located
     objective: learn.Objective
     source: Source | None = None
     notes: tuple[str, ...] = ()
@@ -121,7 +120,7 @@ class Fit:
 
     @cached_property
     def _evidence(self) -> Evidence:
-        return _evidence_at(self.evidence_method, self.model, self.optimum.theta, self.optimum.warm)
+        return evaluate(self.evidence_method, self.model, self.optimum.theta, self.optimum.warm)
 
     def log_evidence_at(self, values: Mapping[str, float]) -> Any:
         """The same objective at other hyperparameters.
@@ -143,7 +142,7 @@ class Fit:
         if fixed_effects.any():
             free = np.broadcast_to(fixed_effects, theta.shape)
             return self._per_target(learn.maximise(self.objective, theta, free).value)
-        evidence = _evidence_at(self.evidence_method, self.model, theta, self.optimum.warm)
+        evidence = evaluate(self.evidence_method, self.model, theta, self.optimum.warm)
         return self._per_target(np.asarray(evidence.log_value))
 
     @cached_property
@@ -174,16 +173,17 @@ class Fit:
     @cached_property
     def posterior(self) -> Posterior:
         """The weights given y and θ̂: ``mean`` and ``sd`` by term, ``sample(n, seed)``."""
+        found = self.evidence_method.posterior(self.model, self.optimum.theta, self.optimum.warm)
         if not isinstance(self.model, LinearModel):
-            return self.model.posterior(self.optimum.theta[0], self._evidence.posterior)  # type: ignore[attr-defined]
-        if isinstance(self._evidence.posterior, TermPosterior):
-            return self._evidence.posterior
+            return self.model.posterior(self.optimum.theta[0], found)  # type: ignore[attr-defined]
+        if isinstance(found, TermPosterior):
+            return found
         theta = self.optimum.theta[0]
         if not self.model.flat_in_theta:
-            return ArrowPosterior(self.model, theta, self._evidence.posterior)
+            return ArrowPosterior(self.model, theta, found)
         joint = replace(self.model, flat_in_theta=False)
         k = len(joint.hyperparameters)
-        top, bottom = self.model.columns.split(self._evidence.posterior.mean)
+        top, bottom = self.model.columns.split(found.mean)
         u = np.concatenate([top.reshape(-1), theta[k:], bottom])
         return ArrowPosterior(joint, theta[:k], Gaussian(u, joint.at(u, theta[:k]).neg_hessian))
 
@@ -435,15 +435,6 @@ def array_rows(model: LinearModel, new: Any, wanted: set[str]) -> NewRows:
     return NewRows(columns, codes)
 
 
-def _evidence_at(method: EvidenceMethod, model: Model, theta: Float[Array, "V k"], warm: Any) -> Evidence:
-    """Evidence for all targets, whether or not the method takes them at once."""
-    if method.batched(model):
-        return method(model, theta)
-    e = method(model, theta[0], warm)
-    hessian = None if e.hessian is None else e.hessian[None]
-    return replace(e, log_value=np.atleast_1d(e.log_value), gradient=e.gradient[None], hessian=hessian)
-
-
 def fit_model(
     model: Model,
     *,
@@ -466,8 +457,11 @@ def fit_model(
         if not model.reml and not choice.method.profiles_flat and model.n_flat:
             return _fit_with_flat_in_theta(model, choice, fixed, hyperprior, restarts, seed, source, notes)
     objective, base, free = _prepare(model, choice.method, fixed, hyperprior)
+    found = None if hyperprior else choice.method.maximum(model, base, free)
+    if found is not None:
+        return _finished(model, choice, learn.Located(objective, found, free), objective, source, notes)
     starts = choice.method.starts(model, base, free)
-    optimum = _best(objective, starts, free, restarts, seed, batched=choice.method.batched(model))
+    optimum = _best(objective, starts, free, restarts, seed)
     return _finished(model, choice, optimum, objective, source, notes)
 
 
@@ -475,19 +469,12 @@ def _prepare(
     model: Model, method: EvidenceMethod, fixed: Mapping[str, float] | None, hyperprior: Mapping[str, Any] | None
 ) -> tuple[learn.Objective, Array, Array]:
     h = model.hyperparameters
-    starts = model.start_theta()
-    base = h.vector(fixed or {}, starts[len(starts) // 2])
+    base = h.vector(fixed, np.ones(len(h))) if fixed else np.ones(len(h))
     free = np.array([x.name not in (fixed or {}) for x in h], bool)
-
-    def evaluate(theta: Array, warm: Any) -> tuple[Array, Array, Array | None, Any]:
-        e = _evidence_at(method, model, theta, warm)
-        value = np.where(bool(e.checks.get("mode")), -np.inf, e.log_value)
-        return learn.add_hyperprior(h, hyperprior or {}, theta, value, e.gradient, e.hessian) + (e.posterior,)
-
-    if hyperprior:
-        for name in hyperprior:
-            h.index(name)
-    return learn.Objective(evaluate, h, learn.natural_units(h, starts)), base, free
+    objective = learn.Objective(method, model, hyperprior or {})
+    for name in objective.hyperprior:
+        h.index(name)
+    return objective, base, free
 
 
 def _fit_with_flat_in_theta(
@@ -503,7 +490,7 @@ def _fit_with_flat_in_theta(
     border = integrated._linear.columns.split(integrated._evidence.posterior.mean)[1]
     theta = np.where(integrated.optimum.theta[0] > 0, integrated.optimum.theta[0], 0.3 * objective.units[:k])
     start = np.concatenate([np.where(free[:k], theta, base[:k]), border[: model.n_flat]])
-    optimum = _best(objective, start[None, None], free, 0, seed, batched=False)
+    optimum = _best(objective, start[None, None], free, 0, seed)
     return _finished(model, choice, optimum, objective, source, notes)
 
 
@@ -512,13 +499,11 @@ def _registry_name(method: EvidenceMethod) -> str:
 
 
 def _best(
-    objective: learn.Objective, starts: Array, free: Array, restarts: int, seed: int, batched: bool
+    objective: learn.Objective, starts: Array, free: Array, restarts: int, seed: int
 ) -> learn.Optimum:
     """The best of the maxima reached from the best starts, and from zero for each scale."""
     starts = np.asarray(starts, float)
     starts = starts[:, None] if starts.ndim == 2 else starts
-    if batched:
-        return learn.maximise(objective, starts[0], free)
     if len(starts) > 1:
         values = [objective.evaluate(s, None)[0][0] for s in starts]
         starts = starts[[int(np.argmax(values))]]
@@ -545,7 +530,7 @@ MOST_SCALES_TRIED_AT_ZERO = 4
 
 def _finished(model: Model, choice: Any, optimum: learn.Optimum, objective: Any, source: Any, notes: Any) -> Fit:
     fit = Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
-    if not np.all(optimum.converged):
+    if isinstance(optimum, learn.Optimum) and not np.all(optimum.converged):
         which = "" if len(optimum.converged) == 1 else f" for {int((~optimum.converged).sum())} targets"
         warnings.warn(
             f"Learning did not converge{which} in {optimum.n_iterations} steps; see fit.check() and fit.trace. "

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marglik.hyperparameters import Positive
+from marglik.evidence.base import EvidenceMethod, evaluate
+from marglik.hyperparameters import Hyperparameters, Positive
+from marglik.model import Model
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray as Array
-
-    from marglik.hyperparameters import Hyperparameters
 
 MAX_STEPS = 200
 RADIUS = 2.0
@@ -32,21 +33,48 @@ SMALL = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """What is maximised: an evidence in θ, seen in the unconstrained φ.
+    """What is maximised: the evidence, plus log p(θ) where there is one; in θ, or seen in the unconstrained φ.
 
     Parameters
     ----------
-    evaluate
-        θ (V, k), warm start → log value (V,), gradient (V, k), Hessian (V, k, k) or None, and the next warm start.
-    hyperparameters
-        The coordinates.
-    units : (k,)
-        Natural size of each scale.
+    method
+        How weights are integrated out.
+    model
+        The integrand.
+    hyperprior
+        Name → log density of that hyperparameter: an object with ``logpdf``, or a function of the value.
     """
 
-    evaluate: Callable[[Array, Any], tuple[Array, Array, Array | None, Any]]
-    hyperparameters: Hyperparameters
-    units: Float[Array, "k"]
+    method: EvidenceMethod
+    model: Model
+    hyperprior: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """The coordinates of θ."""
+        return self.model.hyperparameters
+
+    @cached_property
+    def units(self) -> Float[Array, "k"]:
+        """Natural size of each positive coordinate, 1 for others."""
+        middle = np.median(self.model.start_theta(), axis=0)
+        return np.where([isinstance(h.support, Positive) for h in self.hyperparameters], np.abs(middle), 1.0)
+
+    def evaluate(self, theta: Float[Array, "V k"], warm: Any = None) -> tuple[Array, Array, Array | None, Any]:
+        """Value (V,), gradient (V, k) and Hessian (V, k, k) or None in θ, and the next warm start."""
+        e = evaluate(self.method, self.model, theta, warm)
+        value, gradient, hessian = e.log_value, e.gradient, e.hessian
+        if "mode" in e.checks:
+            value = np.full_like(value, -np.inf)
+        for name, prior in self.hyperprior.items():
+            i = self.hyperparameters.index(name)
+            here, first, second = _log_prior(getattr(prior, "logpdf", prior), theta[:, i])
+            value, gradient = value + here, gradient.copy()
+            gradient[:, i] += first
+            if hessian is not None:
+                hessian = hessian.copy()
+                hessian[:, i, i] += second
+        return value, gradient, hessian, e.posterior
 
     def at(self, theta: Array, free: Array, warm: Any) -> tuple[Array, Array, Array, Any]:
         """Value, gradient and Hessian in φ; zero along coordinates that are not free."""
@@ -108,6 +136,61 @@ class Optimum:
     n_iterations: int
     trace: Sequence[Array] = field(default_factory=list)
     warm: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """The maximum of every target, found by the evidence method itself; read like an `Optimum`.
+
+    Value, gradient and Hessian are computed when asked for; ``converged`` verifies that the slope vanishes.
+    """
+
+    objective: Objective
+    theta: Float[Array, "V k"]
+    asked: Bool[Array, "k"]
+    n_iterations: int = 0
+    warm: Any = None
+
+    @cached_property
+    def limit(self) -> Bool[Array, "V k"]:
+        """Coordinates at zero."""
+        return self.asked & (self.theta == 0)
+
+    @cached_property
+    def free(self) -> Bool[Array, "V k"]:
+        """Coordinates that were maximised over and are not at zero."""
+        return self.asked & (self.theta != 0)
+
+    @cached_property
+    def _expansion(self) -> tuple[Array, Array, Array, Any]:
+        return self.objective.at(self.theta, self.free, None)
+
+    @property
+    def value(self) -> Float[Array, "V"]:
+        """The objective."""
+        return self._expansion[0]
+
+    @property
+    def gradient(self) -> Float[Array, "V k"]:
+        """In φ."""
+        return self._expansion[1]
+
+    @property
+    def hessian(self) -> Float[Array, "V k k"]:
+        """In φ."""
+        return self._expansion[2]
+
+    @property
+    def trace(self) -> Sequence[Array]:
+        """The objective, at the one point there is."""
+        return [self.value]
+
+    @cached_property
+    def converged(self) -> Bool[Array, "V"]:
+        """Whether Newton's method would move no further than rounding lets it."""
+        step, gain = _newton_step(self.gradient, self.hessian, self.free, np.full(len(self.theta), RADIUS))
+        still = (np.abs(step) < 1e-6).all(axis=1) | (gain < 1e-11 * (1 + np.abs(self.value)))
+        return still & np.isfinite(self.value) & _is_newton(self.hessian, self.free)
 
 
 def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"]) -> Optimum:
@@ -233,12 +316,6 @@ def _try_zero(
     return out
 
 
-def natural_units(hyperparameters: Hyperparameters, start: Float[Array, "s k"]) -> Float[Array, "k"]:
-    """Size of each scale at which it adds as much variance as the noise, from start values."""
-    middle = np.median(start, axis=0)
-    return np.where([isinstance(h.support, Positive) for h in hyperparameters], np.abs(middle), 1.0)
-
-
 def covariance(optimum: Optimum) -> Float[Array, "V k k"]:
     """Inverse of the negative Hessian in φ over the free coordinates, zero elsewhere; NaN where it is not a maximum."""
     H = -_with_unit_diagonal(optimum.hessian, optimum.free)
@@ -248,24 +325,8 @@ def covariance(optimum: Optimum) -> Float[Array, "V k k"]:
     return np.where(optimum.free[:, :, None] & optimum.free[:, None, :], out, 0)
 
 
-def add_hyperprior(
-    names: Hyperparameters,
-    hyperprior: Mapping[str, Any],
-    theta: Array,
-    value: Array,
-    gradient: Array,
-    hessian: Array | None,
-) -> tuple[Array, Array, Array | None]:
-    """Evidence plus log p(θ), by name: an object with ``logpdf``, or a function of the value; no Jacobian."""
-    for name, prior in hyperprior.items():
-        log_p = getattr(prior, "logpdf", prior)
-        i = names.index(name)
-        x = theta[:, i]
-        h = 1e-4 * np.maximum(np.abs(x), 1e-8)
-        below, here, above = (np.asarray(log_p(x + d), float) for d in (-h, 0 * h, h))
-        value = value + here
-        gradient, hessian = gradient.copy(), None if hessian is None else hessian.copy()
-        gradient[:, i] += (above - below) / (2 * h)
-        if hessian is not None:
-            hessian[:, i, i] += (above - 2 * here + below) / h**2
-    return value, gradient, hessian
+def _log_prior(log_p: Callable[[Array], Array], x: Float[Array, "V"]) -> tuple[Array, Array, Array]:
+    """log p(x) and its first two derivatives, by central differences."""
+    h = 1e-4 * np.maximum(np.abs(x), 1e-8)
+    below, here, above = (np.asarray(log_p(x + d), float) for d in (-h, 0 * h, h))
+    return here, (above - below) / (2 * h), (above - 2 * here + below) / h**2

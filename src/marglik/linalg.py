@@ -38,6 +38,13 @@ def solve_lower(L: Float[Array, "p p"], B: Float[Array, "p *r"], transposed: boo
     return lapack.dtrtrs(L, B, lower=1, trans=int(transposed))[0].reshape(B.shape)
 
 
+def solve_upper(R: Float[Array, "p p"], B: Float[Array, "p *r"], transposed: bool = False) -> Float[Array, "p *r"]:
+    """R⁻¹B, or R⁻ᵀB."""
+    if not B.size:
+        return np.zeros_like(B)
+    return lapack.dtrtrs(R, B, trans=int(transposed))[0].reshape(B.shape)
+
+
 def cholesky_inverse(L: Float[Array, "p p"]) -> Float[Array, "p p"]:
     """(LLᵀ)⁻¹, both triangles."""
     if not L.size:

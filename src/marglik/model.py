@@ -18,7 +18,7 @@ from marglik.likelihoods import Likelihood
 from marglik.linalg import Arrow
 from marglik.priors import Prior, Term
 from marglik.rows import InMemory
-from marglik.spectrum import Response, Spectrum, reduce
+from marglik.spectrum import Residuals, Spectrum, reduce
 from marglik.validate import check_design, check_response, independent_columns
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ class Model(ABC):
     def n_targets(self) -> int:
         """Number of responses, each with a θ of its own."""
         return 1
+
+    @property
+    def one_scale(self) -> bool:
+        """Whether the evidence is known along a single scale in closed form; see `LinearModel`."""
+        return False
 
     @property
     def log_volume(self) -> float:
@@ -170,6 +175,8 @@ class LinearModel(Model):
         if y.dtype != np.float64 and y.dtype != np.float32:
             y = y.astype(np.float64)
         object.__setattr__(self.rows, "y", y)
+        if sum(term.flat for term in self.prior) > 1:
+            raise ValueError("The prior has several flat terms. Put their columns side by side in one Flat term.")
         check_design(self.prior, self.rows)
         check_response(y, self.likelihood.outcomes)
 
@@ -185,7 +192,7 @@ class LinearModel(Model):
     def n_targets(self) -> int:
         return self.rows.n_targets
 
-    @property
+    @cached_property
     def n_flat(self) -> int:
         """Number of fixed effects."""
         return sum(term.n_weights for term in self.prior if term.flat)
@@ -220,16 +227,37 @@ class LinearModel(Model):
         return tuple(term for term in self.prior if not term.flat and not term.grouped)
 
     @cached_property
+    def one_scale(self) -> bool:
+        """Whether the model is Gaussian with one shared scale and its flat weights, if any, are integrated."""
+        return (
+            self.presummed
+            and len(self.dense) == 1
+            and self.grouped is None
+            and self.n_prior_theta == 1
+            and (self.reml or not self.n_flat)
+        )
+
+    @cached_property
     def row_scale(self) -> Float[Array, "n"] | None:
-        """√weights where weights are precisions: scaling y and X by it gives unit weights."""
-        if self.rows.weights is None or not self.likelihood.gaussian:
+        """√(weights · counts) of a Gaussian: scaling y and X by it gives unit weights."""
+        if not self.likelihood.gaussian:
             return None
-        return np.sqrt(self.rows.weights)
+        given = [w for w in (self.rows.weights, self.rows.counts) if w is not None]
+        return np.sqrt(np.prod(given, axis=0)) if given else None
 
     @cached_property
     def log_row_scale(self) -> float:
-        """Σ log √w_i, the Jacobian of that scaling."""
-        return 0.0 if self.row_scale is None else float(np.log(self.row_scale).sum())
+        """Σ log √w_i over the observations: what precision weights add to the log density."""
+        if self.rows.weights is None or not self.likelihood.gaussian:
+            return 0.0
+        counts = 1.0 if self.rows.counts is None else self.rows.counts
+        return float(np.sum(counts * np.log(self.rows.weights)) / 2)
+
+    @cached_property
+    def multiplier(self) -> Float[Array, "n"] | float:
+        """What log densities outside the Gaussian are multiplied by: weights · counts."""
+        given = [w for w in (self.rows.weights, self.rows.counts) if w is not None]
+        return np.prod(given, axis=0) if given and not self.likelihood.gaussian else 1.0
 
     def scaled(self, columns: Float[Array, "n *c"]) -> Float[Array, "n *c"]:
         """Rows times `row_scale`."""
@@ -245,40 +273,24 @@ class LinearModel(Model):
     def flat_basis(self) -> FlatBasis:
         """Orthogonal coordinates for the flat weights."""
         n, f = self.rows.n, self.n_flat
-        X = np.column_stack([t.columns for t in self.prior if t.flat]) if f else np.zeros((n, 0))
+        flat = [t.columns for t in self.prior if t.flat]
+        X = flat[0] if flat else np.zeros((n, 0))
         root_n = np.sqrt(n)
         Q, R = independent_columns(self.scaled(X), self.flat_names)
-        constant = next((j for j in range(f) if X[0, j] and np.ptp(X[:, j]) == 0), None)
+        constant = next((j for j in range(f) if X[0, j] and (X[:, j] == X[0, j]).all()), None)
         return FlatBasis(Q * root_n, R / root_n, None if constant is None else (constant, float(X[0, constant])))
 
-    def flat_residual(self, targets: slice) -> tuple[Float[Array, "n v"], Float[Array, "f v"]]:
-        """A Gaussian response less offset and its fit on the flat columns, rows scaled; and that fit.
-
-        The residuals are numbers of their own size, so that neither the columns' units nor a large mean of y cost
-        digits later.
-        """
-        Q, R, constant = self.flat_basis
+    @cached_property
+    def residuals(self) -> Residuals:
+        """A Gaussian response less offset and its fit on the flat columns."""
         y = self.rows.y if self.rows.y.ndim == 2 else self.rows.y[:, None]
-        y = y[:, targets].astype(np.float64)
-        if self.rows.offset is not None:
-            y -= self.rows.offset[:, None]
-        shift = np.zeros((Q.shape[1], y.shape[1]))
-        if constant is not None:  # y less one of its own values is exact, however large their mean
-            j, c = constant
-            shift[j] = y[0] / c
-            y -= y[0].copy()
-        y = self.scaled(y)
-        if Q.shape[1]:
-            gamma = Q.T @ y / len(y)
-            shift += np.linalg.solve(R, gamma)
-            y -= Q @ gamma
-        return y, shift
+        return Residuals(y, self.rows.offset, self.row_scale, *self.flat_basis)
 
     @cached_property
     def spectrum(self) -> Spectrum:
         """What a model with one shared scale keeps of its rows."""
         (term,) = self.dense
-        return reduce(self.scaled(term.columns), self.flat_basis.Q, Response(self.flat_residual, self.n_targets))
+        return reduce(self.scaled(term.columns), self.flat_basis.Q, self.residuals, self.rows.n_observations)
 
     @cached_property
     def columns(self) -> Columns:
@@ -294,7 +306,7 @@ class LinearModel(Model):
     @cached_property
     def gram_sums(self) -> GramSums:
         """XᵀX, Xᵀy, yᵀy: after this one pass a Gaussian model never looks at its rows again."""
-        y = self.flat_residual(slice(0, 1))[0][:, 0]
+        y = self.residuals.read(slice(0, 1))[0][:, 0]
         return GramSums(
             self.columns.gram(None, self.rows), self.columns.transpose_times(y, self.rows), float(y @ y)
         )

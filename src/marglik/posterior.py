@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from marglik.likelihoods import LOG_2PI
-from marglik.linalg import Arrow, cholesky
+from marglik.linalg import Arrow, cholesky, solve_upper
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -151,7 +151,7 @@ class ArrowPosterior(TermPosterior):
 
     @cached_property
     def _shift(self) -> Array:
-        return self.model.flat_residual(slice(0, 1))[1][:, 0] if self.model.presummed else np.zeros(self.model.n_flat)
+        return self.model.residuals.read(slice(0, 1))[1][:, 0] if self.model.presummed else np.zeros(self.model.n_flat)
 
     @cached_property
     def mean(self):
@@ -285,7 +285,7 @@ class SpectralPosterior(TermPosterior):
     def _flat(self) -> Float[Array, "V f"]:
         s = self._spectrum
         gamma = -self._weights @ s.means.T
-        return np.linalg.solve(self.model.flat_basis.R, gamma.T).T + s.shift.T
+        return solve_upper(self.model.flat_basis.R, gamma.T).T + s.shift.T
 
     @cached_property
     def mean(self):

@@ -92,8 +92,7 @@ class Term(ABC):
 
 
 def _matrix(columns: Array) -> Float[Array, "n c"]:
-    X = np.asarray(columns)
-    X = X if X.dtype == np.float64 else X.astype(np.float64)
+    X = np.asarray(columns, np.float64)
     return X[:, None] if X.ndim == 1 else X
 
 

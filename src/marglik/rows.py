@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -28,6 +28,8 @@ class InMemory:
         Added to the linear predictor.
     weights : (n,), optional
         Precision weights for a Gaussian likelihood, var(ε_i) = σ²/w_i; for others they multiply log densities.
+    counts : (n,), optional
+        How many observations each row stands for.
     chunk : int
         Number of rows that a sum or a map handles at a time.
     """
@@ -35,6 +37,7 @@ class InMemory:
     y: Float[Array, "n *V"]
     offset: Float[Array, "n"] | None = None
     weights: Float[Array, "n"] | None = None
+    counts: Float[Array, "n"] | None = None
     chunk: int = 1 << 17
 
     @property
@@ -43,13 +46,18 @@ class InMemory:
         return len(self.y)
 
     @property
+    def n_observations(self) -> float:
+        """Number of observations that the rows stand for."""
+        return self.n if self.counts is None else float(np.sum(self.counts))
+
+    @property
     def n_targets(self) -> int:
         """Number of targets, V."""
         return 1 if self.y.ndim == 1 else self.y.shape[1]
 
     def target(self, v: int) -> InMemory:
         """The same rows with target v alone."""
-        return self if self.y.ndim == 1 else InMemory(self.y[:, v], self.offset, self.weights, self.chunk)
+        return self if self.y.ndim == 1 else replace(self, y=self.y[:, v])
 
     def slices(self) -> Iterator[slice]:
         """The chunks, as slices of the rows."""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.linalg import blas, lapack
 
+from marglik.linalg import solve_upper
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
@@ -54,6 +56,10 @@ class Basis(ABC):
     @abstractmethod
     def profile(self, targets: slice, shifts: Float[Array, "g"]) -> tuple[Float[Array, "V g"], Float[Array, "V g"]]:
         """λ cᵀ(A + λI)⁻¹c and λ times its derivative in λ, on a grid of λ."""
+
+    @abstractmethod
+    def quadratic(self, targets: slice | Array, shift: Float[Array, "V"]) -> tuple[Array, Array, Array]:
+        """λ cᵀ(A + λI)⁻¹c and its first two derivatives in log λ, each target at its own λ."""
 
     @abstractmethod
     def filtered(self, targets: slice, a: Float[Array, "V"], b: Float[Array, "V"]) -> Float[Array, "V p"]:
@@ -108,6 +114,13 @@ class Eigen(Basis):
         share = shifts / (self.eigenvalues[:, None] + shifts)
         return c2 @ share, c2 @ (share * (1 - share))
 
+    def quadratic(self, targets, shift):
+        c2 = self.squares(targets)
+        share = shift[:, None] / (self.eigenvalues + shift[:, None])
+        first = c2 * share
+        second = first * (1 - share)
+        return first.sum(axis=1), second.sum(axis=1), (second * (1 - 2 * share)).sum(axis=1)
+
     def filtered(self, targets, a, b):
         z = self.coordinates[targets]
         z = z * (a[:, None] / (np.multiply.outer(a, self.eigenvalues) + b[:, None]))
@@ -118,7 +131,9 @@ class Eigen(Basis):
 class Tridiagonal(Basis):
     """A = Q T Qᵀ with tridiagonal T: for one target, at a third of the cost of eigenvectors.
 
-    The quadratic form is lᵀ(aT + bI)⁻¹r: l = r = Qᵀy in the dual; in the primal r = QᵀXᵀy and l = T⁻¹r.
+    The quadratic form cᵀ(aT + bI)⁻¹c is lᵀ(aT + bI)⁻¹r with r = QᵀXᵀy and l = T⁻¹r in the primal (so that Tl = r),
+    l = r = Qᵀy in the dual. Many shifts are solved at once: their matrices, one after the other on the diagonal, are
+    one tridiagonal matrix.
     """
 
     eigenvalues: Float[Array, "r"]
@@ -126,71 +141,117 @@ class Tridiagonal(Basis):
     off_diagonal: Float[Array, "p"]
     left: Float[Array, "p"]
     right: Float[Array, "p"]
+    primal: bool
     reflectors: tuple[Array, Array]
 
-    def _factor(self, a: float, b: float) -> Callable[[Array], Array]:
-        d, e, _ = lapack.dpttrf(a * self.diagonal + b, a * self.off_diagonal)
-        return lambda v: lapack.dpttrs(d, e, v)[0]
+    def _solver(self, a: Float[Array, "g"], b: Float[Array, "g"]) -> Callable[[Array], Float[Array, "g p"]]:
+        """(g, p) ↦ (a_g T + b_g I)⁻¹ applied to row g."""
+        diagonal = np.multiply.outer(a, self.diagonal) + b[:, None]
+        off = np.zeros_like(diagonal)
+        np.multiply.outer(a, self.off_diagonal, out=off[:, :-1])
+        d, e, _ = lapack.dpttrf(diagonal.reshape(-1), off.reshape(-1)[:-1])
+        return lambda v: lapack.dpttrs(d, e, v.reshape(-1))[0].reshape(diagonal.shape)
 
-    def _times(self, v: Float[Array, "p *r"]) -> Float[Array, "p *r"]:
-        out = (self.diagonal * v.T).T
-        out[:-1] += (self.off_diagonal * v[1:].T).T
-        out[1:] += (self.off_diagonal * v[:-1].T).T
+    def _times(self, v: Float[Array, "g p"]) -> Float[Array, "g p"]:
+        """T applied to every row."""
+        out = self.diagonal * v
+        out[:, :-1] += self.off_diagonal * v[:, 1:]
+        out[:, 1:] += self.off_diagonal * v[:, :-1]
         return out
 
     def explained(self, targets):
         return np.array([self.left @ self.right])
 
     def moments(self, targets, a, b):
-        rows = [self._moments(float(ai), float(bi)) for ai, bi in zip(a, b, strict=True)]
-        return Moments(*np.array(rows).T)
-
-    def _moments(self, a: float, b: float) -> tuple[float, ...]:
-        solve = self._factor(a, b)
-        x = solve(np.column_stack([self.left, self.right]))
-        left, right = x.T
-        Tx = self._times(x)
-        twice = solve(np.column_stack([right, Tx[:, 1]]))
-        return (
-            self.left @ right,
-            -(Tx[:, 0] @ right),
-            -(left @ right),
-            2 * (Tx[:, 0] @ twice[:, 1]),
-            2 * (Tx[:, 0] @ twice[:, 0]),
-            2 * (left @ twice[:, 0]),
+        solve = self._solver(a, b)
+        x = solve(np.repeat(self.right[None], len(a), axis=0))
+        y = solve(np.repeat(self.left[None], len(a), axis=0)) if self.primal else x
+        Ty, Tx = (x, self._times(x)) if self.primal else (self._times(y),) * 2
+        x2, Tx2 = solve(x), solve(Tx)
+        return Moments(
+            x @ self.left,
+            -np.einsum("gp,gp->g", Ty, x),
+            -np.einsum("gp,gp->g", y, x),
+            2 * np.einsum("gp,gp->g", Ty, Tx2),
+            2 * np.einsum("gp,gp->g", Ty, x2),
+            2 * np.einsum("gp,gp->g", y, x2),
         )
 
     def profile(self, targets, shifts):
-        value, slope = np.empty(len(shifts)), np.empty(len(shifts))
-        for i, shift in enumerate(shifts):
-            x = self._factor(1.0, float(shift))(np.column_stack([self.left, self.right]))
-            value[i] = shift * (self.left @ x[:, 1])
-            slope[i] = shift * (x[:, 0] @ self._times(x[:, 1]))
-        return value[None], slope[None]
+        x = self._solver(np.ones_like(shifts), shifts)(np.repeat(self.right[None], len(shifts), axis=0))
+        Ty = x if self.primal else self._times(x)
+        return (shifts * (x @ self.left))[None], (shifts * np.einsum("gp,gp->g", x, Ty))[None]
+
+    def quadratic(self, targets, shift):
+        solve = self._solver(np.ones_like(shift), shift)
+        x = solve(np.repeat(self.right[None], len(shift), axis=0))
+        Ty = x if self.primal else self._times(x)
+        slope = shift * np.einsum("gp,gp->g", x, Ty)
+        return shift * (x @ self.left), slope, slope - 2 * shift**2 * np.einsum("gp,gp->g", Ty, solve(x))
 
     def filtered(self, targets, a, b):
-        x = a[0] * self._factor(float(a[0]), float(b[0]))(self.right)
-        return _reflect(self.reflectors, x)[None]
+        x = a[:, None] * self._solver(a, b)(self.right[None].copy())
+        return _reflect(self.reflectors, x[0])[None]
 
 
 def _reflect(reflectors: tuple[Array, Array], v: Array, transposed: bool = False) -> Array:
     """Qv or Qᵀv for the Q of a tridiagonal reduction (its first row and column are the identity's)."""
     if len(v) < 3:
         return v
-    c, tau = reflectors
-    rest = lapack.dormqr("L", "T" if transposed else "N", c[1:, :-1], tau, v[1:, None], 64 * len(v))[0]
+    rest = lapack.dormqr("L", "T" if transposed else "N", *reflectors, v[1:, None], 64)[0]
     return np.concatenate([v[:1], rest[:, 0]])
 
 
-class Response(NamedTuple):
-    """How to get at y a block of targets at a time: targets -> (y less its fit on the flat columns, that fit)."""
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """A response less offset and its fit on the flat columns, a block of targets at a time.
 
-    read: Callable[[slice], tuple[Array, Array]]
-    n_targets: int
+    Residuals are numbers of their own size, so that neither the units of the flat columns nor a large mean of y cost
+    digits later.
+
+    Parameters
+    ----------
+    y : (n, V)
+    offset, row_scale : (n,), optional
+    Q, R
+        The flat columns, QᵀQ = n I.
+    constant
+        Position and value of a flat column that is constant, if there is one.
+    """
+
+    y: Float[Array, "n V"]
+    offset: Float[Array, "n"] | None
+    row_scale: Float[Array, "n"] | None
+    Q: Float[Array, "n f"]
+    R: Float[Array, "f f"]
+    constant: tuple[int, float] | None
+
+    @property
+    def n_targets(self) -> int:
+        """V."""
+        return self.y.shape[1]
 
     def blocks(self) -> Iterator[slice]:
         """Slices of targets that fit in cache."""
         return (slice(i, min(i + BLOCK, self.n_targets)) for i in range(0, self.n_targets, BLOCK))
+
+    def read(self, targets: slice) -> tuple[Float[Array, "n v"], Float[Array, "f v"]]:
+        """The residuals of some targets, rows scaled, and the flat weights of that fit."""
+        y = self.y[:, targets].astype(np.float64)
+        if self.offset is not None:
+            y -= self.offset[:, None]
+        shift = np.zeros((self.Q.shape[1], y.shape[1]))
+        if self.constant is not None:  # y less one of its own values is exact, however large their mean
+            j, c = self.constant
+            shift[j] = y[0] / c
+            y -= y[0].copy()
+        if self.row_scale is not None:
+            y *= self.row_scale[:, None]
+        if len(shift):
+            gamma = self.Q.T @ y / len(y)
+            shift += solve_upper(self.R, gamma)
+            y -= self.Q @ gamma
+        return y, shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,6 +274,8 @@ class Spectrum:
         The flat weights' fit to y alone.
     response
         The targets.
+    n_observations
+        How many observations the rows stand for.
     """
 
     X: Float[Array, "n p"]
@@ -224,12 +287,13 @@ class Spectrum:
     rest: Float[Array, "V"]
     total: Float[Array, "V"]
     shift: Float[Array, "f V"]
-    response: Response
+    response: Residuals
+    n_observations: float
 
     @property
-    def n_free(self) -> int:
-        """Number of directions that the flat columns leave, n − f."""
-        return len(self.X) - self.Q.shape[1]
+    def n_free(self) -> float:
+        """Number of observations less that of flat columns, n − f."""
+        return self.n_observations - self.Q.shape[1]
 
     @property
     def rank(self) -> int:
@@ -246,11 +310,13 @@ class Spectrum:
         """Eigenvalues above rounding error and eigenvectors of A."""
         if isinstance(self.basis, Eigen):
             return self.basis.eigenvalues, self.basis.vectors
-        d, U, _ = lapack.dsyevd(self.gram, lower=1)
+        d, U = _unlifted(self.gram, 0 if self.primal else self.Q.shape[1])
         return d[-self.rank :], U[:, -self.rank :]
 
 
-def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Response) -> Spectrum:
+def reduce(
+    X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, n_observations: float
+) -> Spectrum:
     """One XᵀX (or XXᵀ), one XᵀY, one factorisation.
 
     Parameters
@@ -261,31 +327,38 @@ def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Response) -
         Orthogonal flat columns, QᵀQ = n I.
     response
         The targets, orthogonal to Q.
+    n_observations
+        How many observations the rows stand for.
     """
     n, p = X.shape
     f = Q.shape[1]
     if not (X.flags.c_contiguous or X.flags.f_contiguous):
         X = np.ascontiguousarray(X)
     primal = p <= n - f
-    means = Q.T @ X / n
-    gram = _gram(X, Q, means, primal)
-    if gram is None:
-        X, means = X - Q @ means, np.zeros_like(means)
-        gram = _lower_gram(X if primal else X.T)
-
     shift, total = np.empty((f, response.n_targets)), np.empty(response.n_targets)
     products = []
+    means = None
     for targets in response.blocks():
         y, shift[:, targets] = response.read(targets)
         total[targets] = np.einsum("nv,nv->v", y, y)
-        products.append(_transposed_product(y, X) if primal else y.T)
+        left = y if primal and means is not None else np.hstack([Q, y] if primal else [Q])
+        product = _transposed_product(left, X) if primal or means is None else None
+        if means is None:  # along with the first block, to read X once less
+            means, product = product[:f] / n, product[f:]
+        products.append(product if primal else y.T)
     z = products[0] if len(products) == 1 else np.concatenate(products)
+    gram = _gram(X, Q, means, primal)
+    if gram is None:
+        X, means = X - Q @ means, np.zeros_like(means)
+        gram = _lower_gram(X) if primal else _lifted(_lower_gram(X.T), Q)
 
     rounding = max(n, p) * EPS
     basis = _tridiagonal(gram, z[0], primal, n - f) if len(z) == 1 and len(gram) > 48 else None
     basis = basis or _eigen(gram, z, primal, 0 if primal else f, rounding)
     rest = _rest(basis, X, Q, means, response, total, n - f)
-    return Spectrum(X, Q, means, primal, gram, basis, rest, total, shift, response)
+    if len(basis.eigenvalues) < n_observations - f:  # an exact fit is known to rounding only
+        rest = np.maximum(rest, EPS**2 * n * total)
+    return Spectrum(X, Q, means, primal, gram, basis, rest, total, shift, response, n_observations)
 
 
 def _lower_gram(X: Float[Array, "n p"]) -> Float[Array, "p p"]:
@@ -304,7 +377,14 @@ def _gram(X: Array, Q: Array, means: Array, primal: bool) -> Array | None:
         raw = np.tril(raw) + np.tril(raw, -1).T
         KQ = raw @ Q / n
         A = raw - KQ @ Q.T - Q @ KQ.T + Q @ (Q.T @ KQ / n) @ Q.T
-    return A if np.all(A.diagonal() >= KEPT * raw.diagonal()) else None
+    if (A.diagonal() < KEPT * raw.diagonal()).any():
+        return None
+    return A if primal else _lifted(A, Q)
+
+
+def _lifted(A: Array, Q: Array) -> Array:
+    """XXᵀ with the null space that projection leaves, where y has no part, lifted above all other eigenvalues."""
+    return A + (2 * np.trace(A) / len(Q)) * (Q @ Q.T)
 
 
 def _transposed_product(y: Float[Array, "n v"], X: Float[Array, "n p"]) -> Float[Array, "v p"]:
@@ -317,12 +397,17 @@ def _transposed_product(y: Float[Array, "n v"], X: Float[Array, "n p"]) -> Float
 
 
 def _eigen(gram: Array, z: Array, primal: bool, null: int, rounding: float) -> Eigen:
-    """Eigenvalues above rounding error; in the dual the flat columns span the first ``null`` vectors."""
-    d, U, _ = lapack.dsyevd(gram, lower=1)
-    kept = d > rounding * max(d[-1], 0.0)
-    kept[:null] = False
-    d, U = d[kept], np.asfortranarray(U[:, kept])
+    """Eigenvalues above rounding error, without those that `_lifted` put on top."""
+    d, U = _unlifted(gram, null)
+    first = int(np.searchsorted(d, rounding * max(d[-1], 0.0), side="right")) if len(d) else 0
+    d, U = d[first:], U[:, first:]
     return Eigen(d, U, z @ U, primal)
+
+
+def _unlifted(gram: Array, null: int) -> tuple[Array, Array]:
+    """Eigenvalues and vectors without the ``null`` on top."""
+    d, U, _ = lapack.dsyevd(gram, lower=1)
+    return d[: len(d) - null], U[:, : len(d) - null]
 
 
 def _tridiagonal(gram: Array, z: Array, primal: bool, n_free: int) -> Tridiagonal | None:
@@ -330,17 +415,17 @@ def _tridiagonal(gram: Array, z: Array, primal: bool, n_free: int) -> Tridiagona
     m = len(gram)
     c, diagonal, off, tau, _ = lapack.dsytrd(gram, lower=1, lwork=32 * m)
     d, _ = lapack.dsterf(diagonal, off)
-    d = d if primal else d[m - n_free :]
-    if d[0] <= 1e-10 * d[-1]:
+    d = d if primal else d[:n_free]
+    if not d[0] > 1e-10 * d[-1]:
         return None
-    reflectors = (c, tau)
+    reflectors = (np.asfortranarray(c[1:, :-1]), tau)
     right = _reflect(reflectors, z, transposed=True)
     left = lapack.dpttrs(*lapack.dpttrf(diagonal, off)[:2], right)[0] if primal else right
-    return Tridiagonal(d, diagonal, off, left, right, reflectors)
+    return Tridiagonal(d, diagonal, off, left, right, primal, reflectors)
 
 
 def _rest(
-    basis: Basis, X: Array, Q: Array, means: Array, response: Response, total: Array, n_free: int
+    basis: Basis, X: Array, Q: Array, means: Array, response: Residuals, total: Array, n_free: int
 ) -> Float[Array, "V"]:
     """Squared length of y outside the span of X; by explicit residuals where a difference would cost digits."""
     rest = np.zeros_like(total)

@@ -113,6 +113,8 @@ def independent_columns(X: Float[Array, "n f"], names: Sequence[str]) -> tuple[A
             f"There are {f} fixed effects but only {n} rows, so they cannot all be learned. "
             "Drop some, or give them a prior: ridge(…)."
         )
+    if f == 1:
+        return X / length, length[None]
     Q, R = np.linalg.qr(X / length)
     new = np.abs(R.diagonal())
     if new.min() <= COLLINEAR:

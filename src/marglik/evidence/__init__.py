@@ -2,8 +2,8 @@
 """∫ p(y|w,θ) p(w|θ) dw: one method a file, one signature."""
 
 from marglik.evidence.auto import choose
-from marglik.evidence.base import Evidence, EvidenceMethod
+from marglik.evidence.base import Evidence, EvidenceMethod, evaluate
 from marglik.evidence.exact import Exact
 from marglik.evidence.laplace import Laplace
 
-__all__ = ["Evidence", "EvidenceMethod", "Exact", "Laplace", "choose"]
+__all__ = ["Evidence", "EvidenceMethod", "Exact", "Laplace", "choose", "evaluate"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -78,6 +78,23 @@ class EvidenceMethod(ABC):
         """Whether θ may be (V, k) for this model, all targets at once."""
         return False
 
+    def maximum(self, model: Model, theta: Float[Array, "k"], free: Array) -> Float[Array, "V k"] | None:
+        """θ̂ of every target over the free coordinates, where the method finds the global maximum by itself."""
+        return None
+
+    def posterior(self, model: Model, theta: Float[Array, "V k"], start: Any = None) -> Any:
+        """p(w|y,θ) at θ, in the model's coordinates."""
+        return evaluate(self, model, theta, start).posterior
+
     def starts(self, model: Model, theta: Float[Array, "k"], free: Array) -> Float[Array, "s *V k"]:
         """Values of θ from which learning may set out; coordinates that are not free stay as given."""
         return np.where(free, model.start_theta(), theta)
+
+
+def evaluate(method: EvidenceMethod, model: Model, theta: Float[Array, "V k"], start: Any = None) -> Evidence:
+    """Evidence of every target, whether or not the method takes them at once."""
+    if method.batched(model):
+        return method(model, theta)
+    e = method(model, theta[0], start)
+    hessian = None if e.hessian is None else e.hessian[None]
+    return replace(e, log_value=np.atleast_1d(e.log_value), gradient=e.gradient[None], hessian=hessian)

@@ -12,7 +12,7 @@ from marglik.evidence import spectral
 from marglik.evidence.base import Evidence, EvidenceMethod
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import Arrow
-from marglik.posterior import Gaussian
+from marglik.posterior import Gaussian, SpectralPosterior
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -51,11 +51,17 @@ class Exact(EvidenceMethod):
         return f"needs a Gaussian likelihood, but this model's is {kind}"
 
     def batched(self, model):
-        return spectral.applies(model)
+        return model.one_scale
+
+    def maximum(self, model, theta, free):
+        return spectral.maxima(model, theta, free) if model.one_scale else None
+
+    def posterior(self, model, theta, start=None):
+        if model.one_scale:
+            return SpectralPosterior(model, *(theta**2).T)
+        return super().posterior(model, theta, start)
 
     def starts(self, model, theta, free):
-        if self.batched(model):
-            return spectral.maxima(model, theta, free)[None]
         return _ratio_scan(model, theta, free)
 
 
@@ -153,7 +159,7 @@ def _ratio_scan(model: LinearModel, theta: Array, free: Array) -> Float[Array, "
     units = np.concatenate([term.units() for term in model.prior])
     k = len(units)
     best, best_value = None, -np.inf
-    freedom = model.rows.n - (model.n_flat if model.reml else 0)
+    freedom = model.rows.n_observations - (model.n_flat if model.reml else 0)
     sigma = float(np.sqrt(model.gram_sums.yy / max(freedom, 1)))
     for ratio in np.geomspace(1e-3, 1e3, 25):
         trial = np.where(free, np.append(ratio * units * sigma, sigma), theta)

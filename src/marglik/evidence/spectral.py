@@ -9,6 +9,7 @@ a grid brackets each of its maxima by the sign of the slope, Newton's method fin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,22 +24,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.model import LinearModel, Model
-    from marglik.spectrum import Spectrum
-
-
-def applies(model: Model) -> bool:
-    """Whether the model is Gaussian with one shared scale, its flat weights integrated (or absent)."""
     from marglik.model import LinearModel
-
-    return (
-        isinstance(model, LinearModel)
-        and model.presummed
-        and model.grouped is None
-        and sum(len(term.hyperparameters()) for term in model.dense) == 1
-        and len(model.dense) == 1
-        and (model.reml or not model.n_flat)
-    )
+    from marglik.spectrum import Spectrum
 
 
 def evidence(model: LinearModel, theta: Float[Array, "V 2"]) -> Evidence:
@@ -68,7 +55,7 @@ def _in_variances(spectrum: Spectrum, t: slice, a: Array, b: Array) -> tuple[Arr
         q = spectrum.basis.moments(t, a, b)
         v = np.multiply.outer(a, d) + b[:, None]
         dv, iv = d / v, 1 / v
-        log_b, ib = (np.log(b), 1 / b) if null else (np.zeros_like(b), np.zeros_like(b))
+        log_b, ib = (np.log(b), 1 / b) if null else (0 * b, 0 * b)
         value = -(spectrum.n_free * LOG_2PI + np.log(v).sum(axis=1) + null * log_b + q.m + rest * ib) / 2
         slope_a = -(dv.sum(axis=1) + q.da) / 2
         slope_b = -(iv.sum(axis=1) + null * ib + q.db - rest * ib**2) / 2
@@ -134,10 +121,9 @@ def maxima(model: LinearModel, theta: Float[Array, "2"], free: Array) -> Float[A
         profile = _noise_given(float(theta[1]) ** 2)
     else:
         profile = _scale_given(spectrum.n_free, float(theta[0]) ** 2)
-    out = np.empty((V, 2))
-    for t in spectrum.response.blocks():
-        out[t] = np.sqrt(_block_maxima(spectrum, t, profile, bool(free[0]), bool(free[1])))
-    return out
+    scale, noise = bool(free[0]), bool(free[1])
+    parts = [_block_maxima(spectrum, t, profile, scale, noise) for t in spectrum.response.blocks()]
+    return np.sqrt(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
 def _block_maxima(
@@ -146,86 +132,83 @@ def _block_maxima(
     """(a, b) at the global maximum for one block of targets."""
     basis, d = spectrum.basis, spectrum.basis.eigenvalues
     rest, total, n = spectrum.rest[t], spectrum.total[t], spectrum.n_free
-    full = spectrum.rank == n
     grid = _grid(spectrum, t)
     lam = np.exp(grid)
     explained, slope = basis.profile(t, lam)
-    S = rest[:, None] + explained
-    share = d[:, None] / (d[:, None] + lam)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        f, f1, _ = profile.g(S, slope, np.zeros_like(S), grid)
-    f = f - np.log1p(d[:, None] / lam).sum(axis=0) / 2
-    f1 = f1 + share.sum(axis=0) / 2
+    log_det, log_det1 = _half_log_det(d, lam)
+    with np.errstate(all="ignore"):
+        f, f1, _ = profile.g(rest[:, None] + explained, slope, np.zeros_like(slope), grid)
+    f1 = f1 + log_det1
 
     # Every bracket in which the slope changes from up to down holds a maximum; so may both ends, which are limits.
     row, cell = np.nonzero((f1[:, :-1] > 0) & (f1[:, 1:] <= 0))
-    candidates = [(row, *_polish(spectrum, t, profile, row, grid[cell], grid[cell + 1]))] if len(row) else []
+    candidates = []
+    if len(row):
+        start = grid[cell] + (grid[cell + 1] - grid[cell]) * f1[row, cell] / (f1[row, cell] - f1[row, cell + 1])
+        candidates.append((row, *_polish(spectrum, t, profile, row, grid[cell], start, grid[cell + 1])))
     everyone, zero = np.arange(len(rest)), np.zeros(len(rest))
-    if scale:  # no signal: a = 0
-        b = total / n if noise else profile.variances(total, np.ones_like(total))[1]
-        value = -n / 2 * np.log(total) if noise else -total / (2 * b)
-        candidates.append((everyone, value, zero, b))
-    if noise and full:  # no noise: b = 0
-        m = basis.moments(t, np.ones_like(zero), zero).m
-        a = m / n if scale else profile.variances(total, np.ones_like(total))[0]
-        value = (-n / 2 * np.log(m) if scale else -m / (2 * a)) - np.log(d).sum() / 2
-        candidates.append((everyone, value, a, zero))
+    with np.errstate(divide="ignore"):
+        if scale:  # no signal: a = 0
+            b = total / n if noise else profile.variances(total, np.ones_like(total))[1]
+            value = -n / 2 * np.log(total) if noise else -total / (2 * b)
+            candidates.append((everyone, value, zero, b))
+        if noise and spectrum.rank == n:  # no noise: b = 0
+            m = basis.moments(t, np.ones_like(zero), zero).m
+            a = m / n if scale else profile.variances(total, np.ones_like(total))[0]
+            value = (-n / 2 * np.log(m) if scale else -m / (2 * a)) - np.log(d).sum() / 2
+            candidates.append((everyone, value, a, zero))
     rows, value, a, b = (np.concatenate(c) for c in zip(*candidates, strict=True))
     order = np.lexsort((value, rows))
     winners = order[np.append(np.flatnonzero(np.diff(rows[order])), len(order) - 1)]
     return np.column_stack([a[winners], b[winners]])
 
 
+def _half_log_det(d: Float[Array, "r"], lam: Float[Array, "g"]) -> tuple[Array, Array]:
+    """−½ Σ log(1 + d/λ) and its derivative in log λ."""
+    ratio = d / lam[:, None]
+    return -np.log1p(ratio).sum(axis=1) / 2, (ratio / (1 + ratio)).sum(axis=1) / 2
+
+
 def _grid(spectrum: Spectrum, t: slice) -> Float[Array, "g"]:
     """log λ: fine where eigenvalues lie, coarse beyond, to where what is left out is below 1e-9 nats."""
     d, rest, total = spectrum.basis.eigenvalues, spectrum.rest[t], spectrum.total[t]
-    low, high = np.log(d[0]) - 4, np.log(d[-1]) + 4
-    positive = rest[rest > 0]
+    low, high = math.log(d[0]) - 4, math.log(d[-1]) + 4
     bottom = low - 18
-    if len(positive):  # noise as small as what X leaves unexplained
-        bottom = min(bottom, np.log(d[0]) + np.log((positive / total[rest > 0]).min()) - 8)
-    top = high + np.log(1e9 * spectrum.n_free)
-    return np.concatenate([np.arange(bottom, low, 1.5), np.arange(low, high, 0.5), np.arange(high, top, 1.5)])
+    positive = rest > 0
+    if positive.any():  # noise as small as what X leaves unexplained
+        bottom = min(bottom, math.log(d[0]) + math.log((rest[positive] / total[positive]).min()) - 8)
+    top = high + math.log(1e9 * spectrum.n_free)
+    return np.concatenate([np.arange(bottom, low, 2.0), np.arange(low, high, 0.5), np.arange(high, top, 2.0)])
 
 
 def _polish(
-    spectrum: Spectrum, t: slice, profile: Profile, row: Array, low: Array, high: Array
+    spectrum: Spectrum, t: slice, profile: Profile, row: Array, low: Array, start: Array, high: Array
 ) -> tuple[Array, Array, Array]:
     """Safeguarded Newton for the slope's zero in each bracket; returns value and variances there."""
     d = spectrum.basis.eigenvalues
-    every = len(row) == t.stop - t.start and np.array_equal(row, np.arange(len(row)))
+    every = len(row) == t.stop - t.start and bool(np.all(row == np.arange(len(row))))
     targets = t if every else row + t.start
     rest = spectrum.rest[targets]
-    x = (low + high) / 2
-    low, high = low.copy(), high.copy()
+    x = start
     for _ in range(100):
         lam = np.exp(x)
-        S, S1, S2 = _quadratic(spectrum, targets, rest, lam)
+        S, S1, S2 = spectrum.basis.quadratic(targets, lam)
+        S = S + rest
         share = d / (d + lam[:, None])
         g, g1, g2 = profile.g(S, S1, S2, x)
         slope = g1 + share.sum(axis=1) / 2
-        curvature = g2 - np.einsum("vr,vr->v", share, 1 - share) / 2
+        curvature = g2 - (share * (1 - share)).sum(axis=1) / 2
         rising = slope > 0
         low, high = np.where(rising, x, low), np.where(rising, high, x)
         with np.errstate(divide="ignore", invalid="ignore"):
-            step = np.where(curvature < 0, -slope / curvature, np.inf)
-        trial = x + step
-        inside = (trial > low) & (trial < high)
-        new = np.where(inside, trial, (low + high) / 2)
-        moved = np.abs(new - x)
+            new = np.where(curvature < 0, x - slope / curvature, np.inf)
+        inside = (new >= low) & (new <= high)
+        new = np.where(inside, new, (low + high) / 2)
+        moved = new - x
         x = new
-        if np.all((moved < 1e-7) & inside | (high - low < 1e-13)):
+        if ((np.abs(moved) < 1e-5) & inside | (high - low < 1e-12)).all():
             break
-    lam = np.exp(x)
-    S, _, _ = _quadratic(spectrum, targets, rest, lam)
-    g = profile.g(S, S, S, x)[0]
-    a, b = profile.variances(S, lam)
-    return g - np.log1p(d / lam[:, None]).sum(axis=1) / 2, a, b
-
-
-def _quadratic(spectrum: Spectrum, targets: slice | Array, rest: Array, lam: Array) -> tuple[Array, Array, Array]:
-    """S(λ) and its first two derivatives in log λ."""
-    q = spectrum.basis.moments(targets, np.ones_like(lam), lam)
-    # S − rest = λ m;  dS/dλ = m + λ m_b;  with A m_b = −(m + λ m_b) the slope is −m_a: no cancellation
-    S1 = -lam * q.da
-    return rest + lam * q.m, S1, S1 - lam * lam * q.dab
+    # After a Newton step of 1e-5 the slope's zero is known to 1e-10, and S to second order in the step.
+    S = S + S1 * moved + S2 * moved**2 / 2
+    value = g + g1 * moved + g2 * moved**2 / 2 + _half_log_det(d, np.exp(x))[0]
+    return value, *profile.variances(S, np.exp(x))

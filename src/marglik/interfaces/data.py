@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tables from wherever they are: frames of any library, CSV and Parquet files."""
+"""Tables from wherever they are, frames of any library, CSV and Parquet files; and columns of four plain kinds."""
 
 from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from numpy import ndarray as Array
+    from pandas import DataFrame, Series
 
 
 class BadData(ValueError):
@@ -31,23 +35,98 @@ def read_frame(data: Any) -> DataFrame:
     if isinstance(data, pd.DataFrame):
         frame = data
     elif isinstance(data, dict):
-        lengths = {len(v) for v in data.values() if hasattr(v, "__len__") and not isinstance(v, str)}
-        if len(lengths) > 1:
-            raise BadData(f"The columns have different lengths: {sorted(lengths)}. Give one value a row in each.")
-        frame = pd.DataFrame(data)
+        frame = _from_columns(data)
     else:
-        import narwhals.stable.v1 as nw
-
-        try:
-            frame = nw.from_native(data, eager_only=True).to_pandas()
-        except TypeError:
-            raise BadData(
-                f"data is a {type(data).__name__}, which is not a table. Give a pandas, polars or pyarrow frame, a "
-                "dict of columns, or the path of a CSV or Parquet file."
-            ) from None
+        frame = _from_native(data)
+    names = [str(c) for c in frame.columns]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise BadData(f"The data have several columns called {repeated!r}. Rename them.")
     if not len(frame):
         raise BadData("The data have no rows, so there is nothing to learn from. Check the file or the filter.")
-    return frame.reset_index(drop=True)
+    return frame.set_axis(names, axis=1).reset_index(drop=True)
+
+
+def _from_columns(data: dict[Any, Any]) -> DataFrame:
+    import pandas as pd
+
+    lengths = {str(k): len(v) for k, v in data.items() if hasattr(v, "__len__") and not isinstance(v, str)}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name!r} has {n}" for name, n in lengths.items())
+        raise BadData(f"The columns have different lengths: {shown}. Give one value a row in each.")
+    if data and not lengths:
+        raise BadData("The columns hold single values. Give one value a row in each, such as {'y': [1.0, 2.0]}.")
+    deep = next((str(k) for k, v in data.items() if np.ndim(v) > 1), None)
+    if deep is not None:
+        raise BadData(f"Column {deep!r} has the shape {np.shape(data[deep])}. Give one value a row.")
+    return pd.DataFrame({str(k): getattr(v, "array", v) for k, v in data.items()})
+
+
+def _from_native(data: Any) -> DataFrame:
+    import narwhals.stable.v1 as nw
+
+    try:
+        return nw.from_native(data, eager_only=True).to_pandas()
+    except TypeError:
+        raise BadData(
+            f"data is a {type(data).__name__}, which is not a table. Give a pandas, polars or pyarrow frame, a "
+            "dict of columns, or the path of a CSV or Parquet file."
+        ) from None
+    except nw.exceptions.DuplicateError:
+        raise BadData("The data have several columns of the same name. Rename them.") from None
+
+
+def settled(column: Series) -> Series:
+    """A column as numbers, truth values, text or an ordered categorical of these, whichever library it came from.
+
+    A categorical keeps the order of its categories, less those that do not occur. Dates, intervals and mixtures
+    become text.
+    """
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        used = column.cat.remove_unused_categories().cat.as_ordered()
+        return used.cat.rename_categories(_plain_values(pd.Series(used.cat.categories)).tolist())
+    return _plain_values(column)
+
+
+def _plain_values(column: Series) -> Series:
+    import pandas as pd
+
+    kind = pd.api.types.infer_dtype(column, skipna=True)
+    if kind == "string":
+        return column
+    if kind == "boolean":
+        return column.astype(bool) if not column.isna().any() else column.astype(object)
+    if kind in {"integer", "floating", "mixed-integer-float", "decimal"}:
+        numpy = isinstance(column.dtype, np.dtype) and column.dtype != object
+        whole = kind == "integer" and not column.isna().any()
+        return column if numpy else pd.Series(column.to_numpy(int if whole else float, na_value=np.nan), column.index)
+    return column.map(str, na_action="ignore").astype(object)
+
+
+def packed(column: Series) -> tuple[str, dict[str, Array]]:
+    """A settled column's kind, and arrays that need no pickle."""
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        kind, categories = packed(pd.Series(column.cat.categories))
+        return f"category of {kind}", {"codes": column.cat.codes.to_numpy(), "categories": categories["values"]}
+    if pd.api.types.is_bool_dtype(column):
+        return "bool", {"values": column.to_numpy(bool)}
+    if pd.api.types.is_numeric_dtype(column):
+        return "number", {"values": column.to_numpy()}
+    return "text", {"values": column.to_numpy(str)}
+
+
+def unpacked(kind: str, part: Callable[[str], Array]) -> Any:
+    """The column that `packed` took apart."""
+    import pandas as pd
+
+    if kind.startswith("category"):
+        categories = unpacked(kind.removeprefix("category of "), lambda _: part("categories"))
+        return pd.Categorical.from_codes(part("codes"), categories=categories, ordered=True)
+    return part("values")
 
 
 def _read_files(pattern: str) -> DataFrame:
@@ -101,7 +180,7 @@ def _read_csv(path: Path) -> DataFrame:
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.reader(lines, delimiter=separator)
-            header = next(reader, [])
+            header = next((row for row in reader if row), [])
             for row in reader:
                 if row and len(row) != len(header):
                     raise BadData(
@@ -110,9 +189,27 @@ def _read_csv(path: Path) -> DataFrame:
                     )
     except UnicodeDecodeError:
         raise BadData(f"{str(path)!r} is not a text file in UTF-8. Save it as CSV in UTF-8.") from None
+    except csv.Error as error:
+        raise BadData(f"{str(path)!r}: line {reader.line_num} could not be read as CSV ({error}).") from None
+    if not any(name.strip() for name in header):
+        raise BadData(f"{str(path)!r} is empty.")
+    other = {";": "semicolons", "\t": "tabs", "|": "bars"}.get(next((c for c in ";\t|" if c in header[0]), ""))
+    if len(header) == 1 and other:
+        raise BadData(
+            f"{str(path)!r} seems to separate its columns by {other}. Save it with commas (or tabs, as .tsv), or pass "
+            "a frame: pandas.read_csv(path, sep=…)."
+        )
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
         raise BadData(f"{str(path)!r} has several columns called {sorted(repeated)[0]!r}. Rename them.")
-    return pd.read_csv(
-        path, sep=separator, float_precision="round_trip", encoding="utf-8-sig", skip_blank_lines=True
-    )
+    # From 3.1 on, pandas reads numbers to the last digit unasked.
+    exact: dict[str, Any] = {} if _version(pd) >= (3, 1) else {"float_precision": "round_trip"}
+    try:
+        return pd.read_csv(path, sep=separator, encoding="utf-8-sig", low_memory=False, index_col=False, **exact)
+    except pd.errors.ParserError as error:
+        raise BadData(f"{str(path)!r} could not be read as CSV: {str(error).strip()}.") from None
+
+
+def _version(package: Any) -> tuple[int, int]:
+    major, minor = package.__version__.split(".")[:2]
+    return int(major), int(minor)

@@ -7,14 +7,16 @@ Only top-level terms are split here. Parametric terms go to formulae, whose ``+`
 from __future__ import annotations
 
 import difflib
+import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marglik.interfaces.data import read_frame
+from marglik.interfaces.data import BadData, packed, read_frame, settled, unpacked
 from marglik.model import LinearModel
 from marglik.posterior import NewRows
 from marglik.priors import Flat, Prior, RandomEffects, Ridge, Term
@@ -31,6 +33,8 @@ FUNCTIONS: Mapping[str, Any] = {
     name: getattr(np, name)
     for name in ("log", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tan", "tanh")
 }
+CODINGS = ("C", "I", "scale", "center", "poly", "bs", "offset")
+"""What formulae brings, of which messages speak."""
 LATER = {"s": "smooths", "te": "smooths", "ti": "smooths", "ard": "one scale a column", "gp": "Gaussian processes"}
 
 
@@ -99,23 +103,42 @@ def parse(text: str) -> Formula:
         side = "left" if not left else "right"
         raise BadFormula(f"The formula {text!r} has nothing on the {side} of its ~. Write 'y ~ 1' for an intercept alone.")
     parametric, grouping, shared = [], [], []
-    for sign, term in split_terms(right, text):
+    for sign, term in split_terms(re.sub(r"\+\s*-", "-", right), text):
         name = re.match(r"(\w+)\s*\(", term)
         if term.startswith("(") and term.endswith(")") and _top_level(term[1:-1], "|"):
             _no_minus(sign, term)
             grouping.append(_grouping(term, text))
         elif name and name[1] == "ridge":
             _no_minus(sign, term)
-            columns = tuple(part.strip() for _, part in split_terms(term[term.index("(") + 1 : -1], text, ","))
-            shared.append(Shared(f"ridge({', '.join(columns)})", columns))
+            shared.append(_shared(term, text))
         elif name and name[1] in LATER:
             raise BadFormula(f"{term!r} asks for {LATER[name[1]]}, which formulas do not have yet.")
         else:
+            _plausible(term)
             parametric.append(f"{sign} {term}")
+    twice = [t.text for t in (*grouping, *shared)]
+    if len(set(twice)) < len(twice):
+        repeated = next(t for t in twice if twice.count(t) > 1)
+        raise BadFormula(f"{repeated!r} is in the formula twice. Keep one.")
     fixed = " ".join(parametric).replace("^", "**")
-    has_intercept_term = any(t in {"+ 0", "+ 1", "- 1", "+ -1"} for t in parametric)
+    has_intercept_term = any(t in {"+ 0", "+ 1", "- 1"} for t in parametric)
     fixed = fixed.removeprefix("+ ") if has_intercept_term else f"1 {fixed}".strip()
     return Formula(text, left, fixed, tuple(grouping), tuple(shared))
+
+
+def _plausible(term: str) -> None:
+    """Refuse what formulae would pass over in silence, or with words about its insides."""
+    bare = re.sub(r"`[^`]*`|'[^']*'|\"[^\"]*\"", "q", term)
+    if "%" in bare:
+        raise BadFormula(f"{term!r} has a %, which formulas do not know. Use * and : for interactions.")
+    if _top_level(bare, "|"):
+        raise BadFormula(f"{term!r} has a | outside parentheses. A grouping factor is written '(1 | g)'.")
+    if re.search(r"[\w.)\]}]\s+[\w.({]", bare):
+        raise BadFormula(f"{term!r} has two names without a sign between them. Join terms by +, * or :.")
+    if bare == ".":
+        raise BadFormula("A lone '.' for all other columns is not available. Name the columns.")
+    if re.match(r"[\d.]", bare) and bare not in {"0", "1"}:
+        raise BadFormula(f"{term!r} begins with a number, but terms are columns; 0 and 1 stand for the intercept. For arithmetic write I(2 * x).")
 
 
 def _no_minus(sign: str, term: str) -> None:
@@ -123,13 +146,23 @@ def _no_minus(sign: str, term: str) -> None:
         raise BadFormula(f"{term!r} cannot be taken away with a minus; leave it out of the formula.")
 
 
+def _shared(term: str, text: str) -> Shared:
+    inner = term[term.index("(") + 1 : -1]
+    if _top_level(term, ")") != [len(term) - 1] or not inner.strip():
+        raise BadFormula(f"{term!r} could not be understood. Write a term of its own, such as 'ridge(a, b, c)'.")
+    columns = tuple(part.strip() for _, part in split_terms(inner, text, ","))
+    return Shared(f"ridge({', '.join(columns)})", columns)
+
+
 def _grouping(term: str, text: str) -> Grouping:
     inner = term[1:-1]
     bar = _top_level(inner, "|")[0]
     effects, group = inner[:bar].strip(), inner[bar + 1 :].lstrip("|").strip()
     if effects != "1":
-        raise BadFormula(f"{term!r} asks for random slopes; so far formulas have random intercepts, '(1 | {group})'.")
-    if not re.fullmatch(r"[^\W\d]\w*|`[^`]+`", group):
+        raise BadFormula(
+            f"{term!r} asks for random slopes; so far formulas have random intercepts, '(1 | {group})'."
+        )
+    if not re.fullmatch(r"[^\W\d][\w.]*|`[^`]+`", group):
         raise BadFormula(f"{term!r}: the grouping factor must be one column so far, as in '(1 | g)'.")
     return Grouping(f"(1 | {group.strip('`')})", group.strip("`"))
 
@@ -154,12 +187,13 @@ def split_terms(text: str, formula: str, separator: str = "+-") -> list[tuple[st
         raise BadFormula(f"The parentheses in {formula!r} do not match.")
     cuts = sorted(i for c in separator for i in _top_level(text, c))
     edges = [-1, *cuts, len(text)]
+    words = "comma" if separator == "," else "'+' or '-'"
     terms = []
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         term = text[start + 1 : stop].strip()
         sign = "-" if start >= 0 and text[start] == "-" else "+"
         if not term and not (start == -1 and cuts):
-            raise BadFormula(f"In {formula!r} a {separator[0]!r} or {separator[-1]!r} has no term after it.")
+            raise BadFormula(f"In {formula!r} a {words} has no term after it.")
         if term:
             terms.append((sign, term))
     return terms
@@ -182,22 +216,21 @@ class FormulaSource:
         columns: dict[str, Array] = {}
         codes: dict[str, Array] = {}
         offset: Array | float = 0.0
-        if self.fixed is not None:
-            _require(frame, _variables(self.formula.parametric), "the new data")
-            matrix, offset = _split_offset(self.fixed, _evaluate_new(self.fixed, frame))
+        if self.fixed is not None and ("fixed effects" in terms or _offset_columns(self.fixed)):
+            matrix, offset = _split_offset(self.fixed, self._evaluated(self.fixed, frame))
             if "fixed effects" in terms and matrix.shape[1]:
                 columns["fixed effects"] = matrix
-        for label, design in self.shared.items():
+        for label, designs in self.shared.items():
             if label in terms:
-                _require(frame, _variables(f"0 + {' + '.join(s.text for s in self.formula.shared)}"), "the new data")
-                columns[label] = _evaluate_new(design, frame)
+                columns[label] = np.column_stack([self._evaluated(design, frame) for design in designs])
         for grouping in self.formula.grouping:
             if grouping.text not in terms:
                 continue
             _require(frame, [grouping.group], "the new data")
+            column = settled(frame[grouping.group])
             columns[grouping.text] = np.ones((len(frame), 1))
-            codes[grouping.text] = _codes(frame[grouping.group], self.levels[grouping.group])
-            unseen = frame[grouping.group][codes[grouping.text] < 0]
+            codes[grouping.text] = _codes(column, self.levels[grouping.group])
+            unseen = column[codes[grouping.text] < 0]
             if new_levels == "raise" and len(unseen):
                 raise ValueError(
                     f"{grouping.group!r} has levels that were not in the fit: {listed(dict.fromkeys(unseen))}. Use "
@@ -207,42 +240,34 @@ class FormulaSource:
             columns[""] = np.zeros((len(frame), 0))
         return NewRows(columns, codes, offset)
 
+    def _evaluated(self, design: Any, frame: DataFrame) -> Array:
+        """A design's columns for new data, whose columns are of the kinds that the fit saw."""
+        import pandas as pd
+
+        names = sorted(set().union(*(term.var_names for term in design.terms.values())) & set(self.data.columns))
+        _require(frame, names, "the new data")
+        columns = {name: _as_fitted(frame[name], self.data[name]) for name in names}
+        return _evaluate_new(design, pd.DataFrame(columns, frame.index))
+
     def recipe(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Settings, and the columns of the data that the formula uses."""
         settings = {"formula": self.formula.text, **self.settings, "columns": list(map(str, self.data.columns))}
         kinds, arrays = [], {}
         for i, name in enumerate(self.data.columns):
-            kind, parts = _plain(self.data[name])
+            kind, parts = packed(self.data[name])
             kinds.append(kind)
             arrays |= {f"column{i}.{part}": values for part, values in parts.items()}
         return {**settings, "kinds": kinds}, arrays
 
 
-def _plain(column: Any) -> tuple[str, dict[str, Array]]:
-    """A column as arrays that need no pickle."""
+def restored(settings: Mapping[str, Any], arrays: Callable[[str], Array]) -> DataFrame:
+    """The frame that `FormulaSource.recipe` took apart; ``arrays`` gives an array by its name."""
     import pandas as pd
 
-    if pd.api.types.is_bool_dtype(column):
-        return "bool", {"values": column.to_numpy(bool)}
-    if pd.api.types.is_numeric_dtype(column):
-        return "number", {"values": column.to_numpy()}
-    categorical = isinstance(column.dtype, pd.CategoricalDtype)
-    values = column.astype(str).to_numpy(str)
-    if not categorical:
-        return "text", {"values": values}
-    return "category", {"values": values, "categories": np.array([str(c) for c in column.cat.categories])}
-
-
-def restored(settings: Mapping[str, Any], arrays: Mapping[str, Array]) -> DataFrame:
-    """The frame that `FormulaSource.recipe` took apart."""
-    import pandas as pd
-
-    frame = {}
-    for i, (name, kind) in enumerate(zip(settings["columns"], settings["kinds"], strict=True)):
-        values = arrays[f"column{i}.values"]
-        frame[name] = (
-            pd.Categorical(values, categories=list(arrays[f"column{i}.categories"])) if kind == "category" else values
-        )
+    frame = {
+        name: unpacked(kind, lambda part, i=i: arrays(f"column{i}.{part}"))  # type: ignore[misc]
+        for i, (name, kind) in enumerate(zip(settings["columns"], settings["kinds"], strict=True))
+    }
     return pd.DataFrame(frame)
 
 
@@ -266,13 +291,16 @@ def build(
     if missing not in ("raise", "drop"):
         raise ValueError(f"missing must be 'raise' or 'drop', not {missing!r}.")
     frame = read_frame(data)
-    used = _used_columns(formula, weights)
+    used = _used_columns(formula, frame)
     _require(frame, used, "the data")
+    if isinstance(weights, str):
+        _require(frame, [weights], "the data", "weights= names")
+        used.append(weights)
     frame = frame[list(dict.fromkeys(used))]
-    given = None if weights is None or isinstance(weights, str) else np.asarray(weights, float)
-    if given is not None and given.shape != (len(frame),):
-        raise ValueError(f"weights must have one value a row, {len(frame)} in all, but their shape is {given.shape}.")
+    given = None if weights is None or isinstance(weights, str) else _given_weights(weights, len(frame))
     frame, kept, notes = _without_missing(frame, missing)
+    _no_dates(frame, set(used) - {g.group for g in formula.grouping})
+    frame = frame.apply(settled)
     if isinstance(weights, str):
         w = _numeric(frame[weights], weights, "weights")
     else:
@@ -283,14 +311,16 @@ def build(
     terms: list[Term] = [Flat(matrix, names)] if len(names) else []
     shared, levels = {}, {}
     for term in formula.shared:
-        design = _design("0 + " + " + ".join(term.columns), frame, formula)
-        shared[term.text] = design
-        own = list(design.as_dataframe().columns)
-        terms.append(Ridge(np.asarray(design.design_matrix, float), own, f"sd({term.text})", term.text))
+        shared[term.text] = [_design(f"0 + {column}", frame, term.text) for column in term.columns]
+        columns = np.column_stack([np.asarray(design.design_matrix, float) for design in shared[term.text]])
+        own = [str(c) for design in shared[term.text] for c in design.as_dataframe().columns]
+        terms.append(Ridge(columns, own, f"sd({term.text})", term.text))
     for grouping in formula.grouping:
         levels[grouping.group] = _levels(frame[grouping.group])
         codes = _codes(frame[grouping.group], levels[grouping.group])
         terms.append(RandomEffects(codes, levels[grouping.group], group=grouping.group, label=grouping.text))
+    if not terms:
+        raise BadFormula(f"{formula.text!r} has no terms, so there is nothing to learn. Write '{formula.response} ~ 1'.")
     rows = InMemory(y, offset, w)
     model = LinearModel(likelihood, Prior(terms), rows, reml=reml)
     settings = {"weights": weights if isinstance(weights, str) else None}
@@ -303,34 +333,61 @@ def build(
 GIVEN_WEIGHTS = "(weights)"
 
 
-def _used_columns(formula: Formula, weights: Any) -> list[str]:
-    used = _variables(f"{formula.response} ~ {formula.parametric}")
+def _given_weights(weights: Any, n: int) -> Array:
+    try:
+        given = np.asarray(weights, float)
+    except (TypeError, ValueError):
+        raise ValueError("weights must be a column's name or one number a row.") from None
+    if given.shape != (n,):
+        raise ValueError(f"weights must have one value a row, {n} in all, but their shape is {given.shape}.")
+    return given
+
+
+def _no_dates(frame: DataFrame, names: set[str]) -> None:
+    from pandas.api.types import infer_dtype
+
+    for name in sorted(names & set(frame.columns)):
+        if infer_dtype(frame[name]).startswith(("date", "time")):
+            raise BadData(
+                f"Column {name!r} holds dates or times, which a term or response cannot use. Turn it into numbers, such "
+                "as days since the first."
+            )
+
+
+def _used_columns(formula: Formula, frame: DataFrame) -> list[str]:
+    used = _variables(formula.response) + _variables(formula.parametric)
     for term in formula.shared:
-        used += _variables(" + ".join(term.columns))
-    used += [g.group for g in formula.grouping]
-    return used + ([weights] if isinstance(weights, str) else [])
+        for column in term.columns:
+            used += _variables(column)
+    contrasts = {"Sum", "Treatment"} - set(frame.columns)
+    return [name for name in used if name not in contrasts] + [g.group for g in formula.grouping]
 
 
 def _variables(text: str) -> list[str]:
     """Names of the columns that parametric terms use."""
     from formulae import model_description
-    from formulae.parser import ParseError
-    from formulae.scanner import ScanError
 
     try:
-        description = model_description(text)
-    except (ParseError, ScanError) as error:
-        raise BadFormula(f"{text!r} could not be understood: {error}.") from None
-    return sorted(name for name in description.var_names if name)
+        return sorted(name for name in model_description(f"0 + {text}").var_names if name)
+    except TypeError as error:
+        raise BadFormula(f"{text!r} could not be understood. Write arithmetic inside I(…), such as I(a + 2 * b).") from error
+    except Exception as error:  # formulae raises many kinds, always about the text
+        raise BadFormula(f"{text!r} could not be understood: {_reason(error)}") from error
 
 
-def _require(frame: DataFrame, names: Iterable[str], where: str) -> None:
+def _reason(error: Exception) -> str:
+    return f"{str(error).strip().rstrip('.')}."
+
+
+def _require(frame: DataFrame, names: Iterable[str], where: str, who: str = "The formula uses") -> None:
     have = [str(c) for c in frame.columns]
     for name in names:
         if name not in have:
             near = difflib.get_close_matches(name, have, n=2, cutoff=0.5)
             hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise BadFormula(f"The formula uses {name!r}, but {where} have no such column.{hint} The columns are {listed(have, 12)}.")
+            raise BadFormula(
+                f"{who} {name!r}, but {where} have no such column.{hint} The columns are {listed(have, 12)}."
+            )
 
 
 def _without_missing(frame: DataFrame, missing: str) -> tuple[DataFrame, Array, tuple[str, ...]]:
@@ -352,15 +409,21 @@ def _without_missing(frame: DataFrame, missing: str) -> tuple[DataFrame, Array, 
 
 
 def _numeric(column: Any, name: str, what: str) -> Array:
-    import pandas as pd
-
-    if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
-        example = next((v for v in column if not _is_number(v)), column.iloc[0])
+    if not _is_numeric(column):
+        text = [i for i, v in enumerate(column) if not _is_number(v)]
+        row = text[0] if text else 0
         raise ValueError(
-            f"The {what} {name!r} must be numbers, but holds {str(example)!r} in row {int(np.argmax(column == example))}. "
+            f"The {what} {name!r} must be numbers, but holds {str(column.iloc[row])!r} in row {row} (rows count from 0). "
             "Convert the column, or correct that value."
         )
     return column.to_numpy(float)
+
+
+def _is_numeric(column: Any) -> bool:
+    """Whether a settled column holds numbers or truth values."""
+    import pandas as pd
+
+    return pd.api.types.is_numeric_dtype(column)
 
 
 def _is_number(value: Any) -> bool:
@@ -375,14 +438,16 @@ def _response(formula: Formula, frame: DataFrame) -> Array:
     name = formula.response.strip("`")
     if name in frame.columns:
         return _numeric(frame[name], name, "response")
-    for column in _variables(f"0 + {formula.response}"):
+    for column in _variables(formula.response):
         _numeric(frame[column], column, "response")
-    with np.errstate(all="ignore"):
-        return np.asarray(_design(f"0 + {formula.response}", frame, formula).design_matrix, float)[:, 0]
+    design = _design(f"0 + {formula.response}", frame, formula.response)
+    if design is None or design.design_matrix.shape[1] != 1:
+        raise BadFormula(f"The response {formula.response!r} must be one column. For arithmetic write I(a + b).")
+    return np.asarray(design.design_matrix, float)[:, 0]
 
 
 def _fixed(formula: Formula, frame: DataFrame) -> tuple[Any, Array, list[str], Array | None]:
-    design = _design(formula.parametric, frame, formula)
+    design = _design(formula.parametric, frame, formula.text)
     if design is None:
         return None, np.zeros((len(frame), 0)), [], None
     full = np.asarray(design.design_matrix, float)
@@ -407,26 +472,46 @@ def _split_offset(design: Any, matrix: Array) -> tuple[Array, Array | float]:
     return np.delete(matrix, columns, axis=1), offset
 
 
-def _design(text: str, frame: DataFrame, formula: Formula) -> Any:
+def _design(text: str, frame: DataFrame, shown: str) -> Any:
     """formulae's design of parametric terms; None if there are no terms."""
     from formulae import design_matrices
+    from formulae.environment import Environment
 
+    known = Environment([{**FUNCTIONS, "np": np}])
     try:
-        with np.errstate(all="ignore"):
-            return design_matrices(text, frame, na_action="error", extra_namespace=dict(FUNCTIONS)).common
+        with np.errstate(all="ignore"), redirect_stdout(io.StringIO()):  # formulae prints what it raises
+            return design_matrices(text, frame, na_action="error", env=known).common
     except KeyError as error:
         raise BadFormula(
-            f"{formula.text!r} uses {error.args[0]!r}, which is neither a column nor a known function. Functions are "
-            f"{', '.join(FUNCTIONS)}."
+            f"{shown!r} uses {error.args[0]!r}, which is neither a column nor a known function. Functions are "
+            f"{', '.join((*FUNCTIONS, *CODINGS))}."
         ) from None
-    except (TypeError, ValueError) as error:
-        raise BadFormula(f"{text!r} could not be evaluated: {error}") from None
+    except Exception as error:
+        words = [name for name in _variables(text) if name in frame and not _is_numeric(frame[name])]
+        why = f"{words[0]!r} holds text, not numbers." if words and isinstance(error, TypeError) else _reason(error)
+        raise BadFormula(f"{shown!r} could not be evaluated: {why}") from error
+
+
+def _as_fitted(column: Any, fitted: Any) -> Any:
+    """A column of new data, of the kind that the fit saw under its name."""
+    name, new = column.name, settled(column)
+    missing = np.flatnonzero(column.isna())
+    if len(missing):
+        raise ValueError(
+            f"Column {name!r} of the new data has no value (NaN) in row {listed(missing)} (rows count from 0). Leave "
+            "such rows out, or fill the values in."
+        )
+    if _is_numeric(fitted):
+        _numeric(new, name, "column")
+    elif not hasattr(fitted, "cat") and _is_numeric(new):
+        return new.map(str)
+    return new
 
 
 def _evaluate_new(design: Any, frame: DataFrame) -> Array:
     try:
         with np.errstate(all="ignore"):
-            matrix = np.array(design.evaluate_new_data(frame)).astype(float)
+            matrix = np.asarray(design.evaluate_new_data(frame).design_matrix, float)
     except ValueError as error:
         found = re.search(r"levels \((.*)\) in '(.*)' are not present", str(error))
         if not found:
