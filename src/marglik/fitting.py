@@ -115,8 +115,14 @@ class Fit:
 
     @cached_property
     def log_evidence(self) -> Any:
-        """log p(y|θ̂) in nats, every constant kept."""
-        return self._per_target(self._evidence.log_value)
+        """log p(y|θ̂) in nats, every constant kept.
+
+        Where a hyperparameter runs to zero as a limit, this is the limit: along s the evidence is ℓ(0) + κ s² near
+        zero, so ℓ(0) = ℓ(s) − ½ s ∂ℓ/∂s.
+        """
+        e, optimum = self._evidence, self.optimum
+        running = optimum.limit & (optimum.theta > 0) & (optimum.theta < self.objective.units)
+        return self._per_target(e.log_value - np.sum(running * optimum.theta * e.gradient, axis=1) / 2)
 
     @cached_property
     def _evidence(self) -> Evidence:
@@ -504,9 +510,12 @@ def _best(
     """The best of the maxima reached from the best starts, and from zero for each scale."""
     starts = np.asarray(starts, float)
     starts = starts[:, None] if starts.ndim == 2 else starts
-    if len(starts) > 1:
-        values = [objective.evaluate(s, None)[0][0] for s in starts]
-        starts = starts[[int(np.argmax(values))]]
+    found = [objective.evidence(s) for s in starts]
+    values = [e.log_value[0] if "mode" not in e.checks else -np.inf for e in found]
+    if not np.isfinite(max(values)):
+        why = next((e.checks["mode"] for e in found if "mode" in e.checks), "It is not finite at any start value.")
+        raise ValueError(f"The evidence could not be computed. {why}")
+    starts = starts[[int(np.argmax(values))]]
     tries = [learn.maximise(objective, starts[0], free)]
     rng = np.random.default_rng(seed)
     for _ in range(restarts):

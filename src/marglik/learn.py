@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marglik.evidence.base import EvidenceMethod, evaluate
+from marglik.evidence.base import Evidence, EvidenceMethod, evaluate
 from marglik.hyperparameters import Hyperparameters, Positive
 from marglik.model import Model
 
@@ -60,9 +60,13 @@ class Objective:
         middle = np.median(self.model.start_theta(), axis=0)
         return np.where([isinstance(h.support, Positive) for h in self.hyperparameters], np.abs(middle), 1.0)
 
+    def evidence(self, theta: Float[Array, "V k"], warm: Any = None) -> Evidence:
+        """The evidence alone."""
+        return evaluate(self.method, self.model, theta, warm)
+
     def evaluate(self, theta: Float[Array, "V k"], warm: Any = None) -> tuple[Array, Array, Array | None, Any]:
         """Value (V,), gradient (V, k) and Hessian (V, k, k) or None in θ, and the next warm start."""
-        e = evaluate(self.method, self.model, theta, warm)
+        e = self.evidence(theta, warm)
         value, gradient, hessian = e.log_value, e.gradient, e.hessian
         if "mode" in e.checks:
             value = np.full_like(value, -np.inf)
@@ -262,7 +266,7 @@ def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array,
 def _newton_step(g: Array, H: Array, free: Array, radius: Array) -> tuple[Array, Array]:
     """Step to the maximum of the quadratic model within the radius, curvatures taken as concave; and its gain."""
     d, U = np.linalg.eigh(-_with_unit_diagonal(H, free))
-    size = np.maximum(np.abs(d), 1e-10 * np.maximum(np.abs(d).max(axis=1, keepdims=True), 1e-300))
+    size = np.maximum(np.abs(d), 1e-10 * np.maximum(np.abs(d).max(axis=1, keepdims=True, initial=0), 1e-300))
     z = np.einsum("vji,vj->vi", U, g)
     step = np.einsum("vij,vj->vi", U, z / size)
     length = np.abs(step).max(axis=1, initial=0)
@@ -281,7 +285,7 @@ def _with_unit_diagonal(H: Array, free: Array) -> Array:
 
 def _is_newton(H: Array, free: Array) -> Array:
     """Whether H is negative definite over the free coordinates."""
-    return np.linalg.eigvalsh(_with_unit_diagonal(H, free))[:, -1] < 0
+    return (np.linalg.eigvalsh(_with_unit_diagonal(H, free)) < 0).all(axis=1)
 
 
 def _moved(objective: Objective, theta: Array, step: Array) -> Array:

@@ -208,11 +208,11 @@ class Arrow:
 
     def to_dense(self) -> Float[Array, "p p"]:
         """All entries, for tests and small problems."""
-        q, m, _ = self.cross.shape
+        q, m, f = self.cross.shape
         H = np.zeros((self.size, self.size))
         for g in range(q):
             H[g * m : (g + 1) * m, g * m : (g + 1) * m] = self.blocks[g]
-        H[: q * m, q * m :] = self.cross.reshape(q * m, -1)
+        H[: q * m, q * m :] = self.cross.reshape(q * m, f)
         H[q * m :, : q * m] = H[: q * m, q * m :].T
         H[q * m :, q * m :] = self.border
         return H

@@ -19,7 +19,7 @@ from marglik.linalg import Arrow
 from marglik.priors import Prior, Term
 from marglik.rows import InMemory
 from marglik.spectrum import Residuals, Spectrum, reduce
-from marglik.validate import check_design, check_response, independent_columns
+from marglik.validate import check_design, check_finite, check_response, independent_columns
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -53,6 +53,10 @@ class Model(ABC):
         """Whether the evidence is known along a single scale in closed form; see `LinearModel`."""
         return False
 
+    def improper(self, H: Arrow) -> str | None:
+        """Why the posterior with this precision has no finite volume, if it has none."""
+        return None
+
     @property
     def log_volume(self) -> float:
         """What is subtracted from the log integral where the weights' coordinates are not those of their density."""
@@ -69,6 +73,10 @@ class Model(ABC):
     @abstractmethod
     def start_theta(self) -> Float[Array, "s k"]:
         """Values of θ from which learning may set out, of the right order of magnitude for these data."""
+
+
+IMPROPER = 300.0
+"""On a log or logit scale, a fixed effect known to no better than this is not known at all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +183,8 @@ class LinearModel(Model):
         if y.dtype != np.float64 and y.dtype != np.float32:
             y = y.astype(np.float64)
         object.__setattr__(self.rows, "y", y)
+        if not self.prior:
+            raise ValueError("The model has no terms. Add at least an intercept.")
         if sum(term.flat for term in self.prior) > 1:
             raise ValueError("The prior has several flat terms. Put their columns side by side in one Flat term.")
         check_design(self.prior, self.rows)
@@ -290,13 +300,19 @@ class LinearModel(Model):
     def spectrum(self) -> Spectrum:
         """What a model with one shared scale keeps of its rows."""
         (term,) = self.dense
-        return reduce(self.scaled(term.columns), self.flat_basis.Q, self.residuals, self.rows.n_observations)
+        try:
+            return reduce(self.scaled(term.columns), self.flat_basis.Q, self.residuals, self.rows.n_observations)
+        except FloatingPointError as error:
+            check_finite(term.columns, term.names)
+            raise ValueError(f"{error} Rescale its columns.") from None
 
     @cached_property
     def columns(self) -> Columns:
         """The design in working order."""
         n = self.rows.n
         grouped = self.grouped
+        for term in self.dense:
+            check_finite(term.columns, term.names)
         flat = np.zeros((n, 0)) if self.flat_in_theta else self.flat_basis.Q
         border = np.column_stack([flat, *(self.scaled(t.columns) for t in self.dense)])
         if grouped is None:
@@ -315,6 +331,18 @@ class LinearModel(Model):
     def log_volume(self) -> float:
         """log|R|: dβ = |R|⁻¹ dγ, for densities in the units of the flat columns."""
         return 0.0 if self.flat_in_theta else float(np.log(np.abs(self.flat_basis.R.diagonal())).sum())
+
+    def improper(self, H):
+        f = self.columns.n_flat
+        if self.likelihood.gaussian or not f:
+            return None
+        variance = H.inverse_on_pattern().border.diagonal()[:f]
+        if np.max(variance) < IMPROPER**2:
+            return None
+        return (
+            "The likelihood keeps rising as fixed effects run off to infinity, as it does when all counts are zero or "
+            "when a column separates the outcomes. Drop that column or give it a prior: ridge(…)."
+        )
 
     @cached_property
     def n_prior_theta(self) -> int:

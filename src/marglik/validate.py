@@ -49,7 +49,10 @@ def check_finite(X: Float[Array, "n *c"], names: Sequence[str], what: str = "col
 
 
 def check_design(prior: Iterable[Term], rows: InMemory) -> None:
-    """Every term has as many rows as the response, every value is finite, weights are usable."""
+    """Every term has as many rows as the response, flat columns are finite, weights are usable.
+
+    Dense columns can be large: that they are finite is checked with their first use, where it costs nothing more.
+    """
     n = len(rows.y)
     if n == 0:
         raise ValueError("The data have no rows, so there is nothing to learn from. Check the file or the filter.")
@@ -59,7 +62,7 @@ def check_design(prior: Iterable[Term], rows: InMemory) -> None:
             raise ValueError(
                 f"Term {term.label!r} has {length} rows but y has {n}. Build both from the same rows of the data."
             )
-        if not term.grouped or len(term.names) > 1:
+        if term.flat or term.grouped:
             check_finite(term.columns, term.names)
     if rows.offset is not None:
         _check_vector(rows.offset, n, "offset")

@@ -96,14 +96,15 @@ class Laplace(EvidenceMethod):
     def __call__(self, model, theta, start=None):
         w0 = model.start_weights() if start is None else start.mean
         mode, w, trouble = self.find_mode(model, theta, w0)
-        checks = {} if trouble is None else {"mode": trouble}
         try:
             H = mode.neg_hessian
+            trouble = trouble or model.improper(H)
             log_value = mode.log_joint + (len(w) * LOG_2PI - H.log_det) / 2 - model.log_volume
         except NotPositiveDefinite:
             nothing = np.full(len(theta), np.nan)
             return Evidence(-np.inf, nothing, checks={"mode": "The point found is a saddle or a minimum, not a mode."})
 
+        checks = {} if trouble is None else {"mode": trouble}
         # ŵ moves with θ: ∂ŵ/∂θ = H⁻¹ ∂θ∇_w. The joint is flat there, log|H| is not.
         d = mode.theta_derivatives()
         slope_w, slope_theta = mode.neg_hessian_vjp(H.inverse_on_pattern())

@@ -122,51 +122,56 @@ def maxima(model: LinearModel, theta: Float[Array, "2"], free: Array) -> Float[A
     else:
         profile = _scale_given(spectrum.n_free, float(theta[0]) ** 2)
     scale, noise = bool(free[0]), bool(free[1])
-    parts = [_block_maxima(spectrum, t, profile, scale, noise) for t in spectrum.response.blocks()]
+    with np.errstate(all="ignore"):  # a target without variance, and λ at its ends, are decided by comparison
+        parts = [_block_maxima(spectrum, t, profile, scale, noise) for t in spectrum.response.blocks()]
     return np.sqrt(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
-def _block_maxima(
-    spectrum: Spectrum, t: slice, profile: Profile, scale: bool, noise: bool
-) -> Float[Array, "V 2"]:
+def _block_maxima(spectrum: Spectrum, t: slice, profile: Profile, scale: bool, noise: bool) -> Float[Array, "V 2"]:
     """(a, b) at the global maximum for one block of targets."""
     basis, d = spectrum.basis, spectrum.basis.eigenvalues
     rest, total, n = spectrum.rest[t], spectrum.total[t], spectrum.n_free
     grid = _grid(spectrum, t)
     lam = np.exp(grid)
     explained, slope = basis.profile(t, lam)
-    log_det, log_det1 = _half_log_det(d, lam)
-    with np.errstate(all="ignore"):
-        f, f1, _ = profile.g(rest[:, None] + explained, slope, np.zeros_like(slope), grid)
-    f1 = f1 + log_det1
+    f1 = profile.g(rest[:, None] + explained, slope, 0.0, grid)[1] + basis.half_traces(lam)[0]
 
     # Every bracket in which the slope changes from up to down holds a maximum; so may both ends, which are limits.
-    row, cell = np.nonzero((f1[:, :-1] > 0) & (f1[:, 1:] <= 0))
-    candidates = []
+    up = f1 > 0
+    row, cell = np.nonzero(up[:, :-1] & ~up[:, 1:])
+    value, a, b = np.full(len(rest), -np.inf), np.zeros_like(rest), total / n
+    if scale:  # no signal: a = 0
+        b = b if noise else profile.variances(total, np.ones_like(total))[1]
+        value = -n / 2 * np.log(total) if noise else -total / (2 * b)
+    if noise and spectrum.rank == n:  # no noise: b = 0
+        one = np.ones_like(rest)
+        m = basis.moments(t, one, 0 * one).m
+        at_zero = m / n if scale else profile.variances(total, one)[0]
+        there = (-n / 2 * np.log(m) if scale else -m / (2 * at_zero)) - np.log(d).sum() / 2
+        better = there > value
+        value, a, b = np.where(better, there, value), np.where(better, at_zero, a), np.where(better, 0.0, b)
     if len(row):
-        start = grid[cell] + (grid[cell + 1] - grid[cell]) * f1[row, cell] / (f1[row, cell] - f1[row, cell + 1])
-        candidates.append((row, *_polish(spectrum, t, profile, row, grid[cell], start, grid[cell + 1])))
-    everyone, zero = np.arange(len(rest)), np.zeros(len(rest))
-    with np.errstate(divide="ignore"):
-        if scale:  # no signal: a = 0
-            b = total / n if noise else profile.variances(total, np.ones_like(total))[1]
-            value = -n / 2 * np.log(total) if noise else -total / (2 * b)
-            candidates.append((everyone, value, zero, b))
-        if noise and spectrum.rank == n:  # no noise: b = 0
-            m = basis.moments(t, np.ones_like(zero), zero).m
-            a = m / n if scale else profile.variances(total, np.ones_like(total))[0]
-            value = (-n / 2 * np.log(m) if scale else -m / (2 * a)) - np.log(d).sum() / 2
-            candidates.append((everyone, value, a, zero))
-    rows, value, a, b = (np.concatenate(c) for c in zip(*candidates, strict=True))
-    order = np.lexsort((value, rows))
-    winners = order[np.append(np.flatnonzero(np.diff(rows[order])), len(order) - 1)]
-    return np.column_stack([a[winners], b[winners]])
+        low, high = grid[cell], grid[cell + 1]
+        at_low, at_high = f1[row, cell], f1[row, cell + 1]
+        start = low + (high - low) * at_low / (at_low - at_high)
+        for i in _one_a_row(row):
+            r = row[i]
+            there, a_there, b_there = _polish(spectrum, t, profile, r, low[i], start[i], high[i])
+            better = there > value[r]
+            won = r[better]
+            value[won], a[won], b[won] = there[better], a_there[better], b_there[better]
+    return np.stack([a, b], axis=1)
 
 
-def _half_log_det(d: Float[Array, "r"], lam: Float[Array, "g"]) -> tuple[Array, Array]:
-    """−½ Σ log(1 + d/λ) and its derivative in log λ."""
-    ratio = d / lam[:, None]
-    return -np.log1p(ratio).sum(axis=1) / 2, (ratio / (1 + ratio)).sum(axis=1) / 2
+def _one_a_row(row: Array) -> list[slice | Array]:
+    """Sorted row numbers cut into parts that name no row twice."""
+    again = np.flatnonzero(row[1:] == row[:-1]) + 1
+    if not len(again):
+        return [slice(None)]
+    first = np.ones(len(row), bool)
+    first[again] = False
+    rank = np.arange(len(row)) - np.maximum.accumulate(np.where(first, np.arange(len(row)), 0))
+    return [np.flatnonzero(rank == k) for k in range(rank.max() + 1)]
 
 
 def _grid(spectrum: Spectrum, t: slice) -> Float[Array, "g"]:
@@ -185,30 +190,33 @@ def _polish(
     spectrum: Spectrum, t: slice, profile: Profile, row: Array, low: Array, start: Array, high: Array
 ) -> tuple[Array, Array, Array]:
     """Safeguarded Newton for the slope's zero in each bracket; returns value and variances there."""
-    d = spectrum.basis.eigenvalues
-    every = len(row) == t.stop - t.start and bool(np.all(row == np.arange(len(row))))
-    targets = t if every else row + t.start
-    rest = spectrum.rest[targets]
-    x = start
-    for _ in range(100):
+    basis = spectrum.basis
+    targets = t if len(row) == t.stop - t.start else row + t.start
+    rest, x = spectrum.rest[targets], start
+    before, bend = x, 0.0
+    for attempt in range(100):
         lam = np.exp(x)
-        S, S1, S2 = spectrum.basis.quadratic(targets, lam)
+        S, S1, S2 = basis.quadratic(targets, lam)
         S = S + rest
-        share = d / (d + lam[:, None])
         g, g1, g2 = profile.g(S, S1, S2, x)
-        slope = g1 + share.sum(axis=1) / 2
-        curvature = g2 - (share * (1 - share)).sum(axis=1) / 2
-        rising = slope > 0
-        low, high = np.where(rising, x, low), np.where(rising, high, x)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            new = np.where(curvature < 0, x - slope / curvature, np.inf)
-        inside = (new >= low) & (new <= high)
-        new = np.where(inside, new, (low + high) / 2)
-        moved = new - x
-        x = new
-        if ((np.abs(moved) < 1e-5) & inside | (high - low < 1e-12)).all():
-            break
-    # After a Newton step of 1e-5 the slope's zero is known to 1e-10, and S to second order in the step.
-    S = S + S1 * moved + S2 * moved**2 / 2
-    value = g + g1 * moved + g2 * moved**2 / 2 + _half_log_det(d, np.exp(x))[0]
-    return value, *profile.variances(S, np.exp(x))
+        trace, trace1 = basis.half_traces(lam)
+        slope, curvature = g1 + trace, g2 + trace1
+        moved = -slope / curvature
+        concave = curvature < 0
+        if attempt:
+            bend = np.where(x == before, 0.0, (curvature - bend) / (x - before))
+            if np.abs(moved).max() < 1e-3 and concave.all():
+                break
+        new = x + moved
+        stays = concave & (new > low) & (new < high)
+        if attempt > 5 or not stays.all():  # narrow the brackets, and halve them where Newton leaves
+            low, high = np.where(slope > 0, x, low), np.where(slope > 0, high, x)
+            new = np.where(stays, new, (low + high) / 2)
+            if (high - low < 1e-12).all():
+                break
+        before, bend, x = x, curvature, new
+    # The last step, below 1e-3, is Halley's: with the third derivative its error is of fourth order.
+    moved = moved * (1 - bend * moved / (2 * curvature))
+    S = S + (S1 + S2 * moved / 2) * moved
+    value = g + basis.half_log_det(lam) + (slope + (curvature / 2 + bend * moved / 6) * moved) * moved
+    return value, *profile.variances(S, np.exp(x + moved))
