@@ -54,9 +54,10 @@ class Check:
         gradient = float(np.abs(optimum.gradient[free]).max(initial=0))
         values = limit_values(names, optimum)
         boundary = {names[i].name: float(values[v, i]) for v, i in np.argwhere(optimum.limit)}
+        many = {names[i].name: int(n) for i, n in enumerate(optimum.limit.sum(axis=0)) if len(free) > 1}
         converged = bool(np.all(optimum.converged)) and not findings
         return cls(
-            gradient, curvature, boundary, converged, exact, _verdict(converged, curvature, exact, boundary, findings)
+            gradient, curvature, boundary, converged, exact, _verdict(converged, curvature, exact, boundary, many, findings)
         )
 
     def __str__(self) -> str:
@@ -64,7 +65,12 @@ class Check:
 
 
 def _verdict(
-    converged: bool, curvature: float, exact: bool, boundary: Mapping[str, float], findings: Mapping[str, str]
+    converged: bool,
+    curvature: float,
+    exact: bool,
+    boundary: Mapping[str, float],
+    many: Mapping[str, int],
+    findings: Mapping[str, str],
 ) -> str:
     if not converged:
         why = " ".join(findings.values()) or "Learning stopped short of a maximum."
@@ -74,6 +80,7 @@ def _verdict(
         return "Do not trust the standard errors: the evidence is flat or rising along some hyperparameter. Fix one."
     sentences[0] += " and is exact." if exact else "; how far the approximation is from the integral was not assessed."
     for name, value in boundary.items():
-        end = "zero: the data are explained best without it" if value == 0 else f"its limit {value:g}"
-        sentences.append(f"{name} is at {end}.")
+        end = "zero, where the data are explained best" if value == 0 else f"its limit, {value:g}"
+        where = f" for {many[name]} targets" if name in many else ""
+        sentences.append(f"{name} is at {end}{where}.")
     return " ".join(sentences)

@@ -17,6 +17,7 @@ from marglik.evidence import Evidence, EvidenceMethod, choose, evaluate
 from marglik.model import LinearModel, Model
 from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
 from marglik.uncertainty import scale_limits, wald
+from marglik.validate import check_grouping, check_noise, listed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -477,10 +478,29 @@ def _prepare(
     h = model.hyperparameters
     base = h.vector(fixed, np.ones(len(h))) if fixed else np.ones(len(h))
     free = np.array([x.name not in (fixed or {}) for x in h], bool)
+    if isinstance(model, LinearModel):
+        _check_learnable(model, {x.name for x, f in zip(h, free, strict=True) if f})
     objective = learn.Objective(method, model, hyperprior or {})
     for name in objective.hyperprior:
         h.index(name)
     return objective, base, free
+
+
+def _check_learnable(model: LinearModel, learned: set[str]) -> None:
+    """Refuse what the data cannot tell, before it turns into a division by zero."""
+    noise = model.likelihood.hyperparameters()[0].name if model.likelihood.gaussian else None
+    check_grouping(model.prior, model.rows, learned, noise)
+    if noise not in learned:
+        return
+    left_over = model.spectrum.total if model.one_scale else np.array([model.gram_sums.yy])
+    if model.rows.y.ndim == 1:
+        check_noise(left_over, model.residuals.spread(), model.rows.n_observations, model.n_flat)
+    elif not left_over.all():
+        constant = listed(np.flatnonzero(left_over == 0))
+        warnings.warn(
+            f"Target {constant} is constant, so there is nothing to learn: its coefficients are zero, its log evidence NaN.",
+            stacklevel=5,
+        )
 
 
 def _fit_with_flat_in_theta(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -142,28 +143,26 @@ class Arrow:
         D = _solve_blocks(L, _solve_blocks(L, identity), transposed=True)
         return Arrow(D + np.einsum("qmf,qnf->qmn", EC, E), -EC, C)
 
-    def inverse_squared_norms(self, columns: list[Array]) -> Float[Array, "t t"]:
+    def inverse_squared_norms(self, columns: Sequence[slice | Array]) -> Float[Array, "t t"]:
         """‖(H⁻¹)_{st}‖²_F for the blocks as a whole (first, if there are any) and sets of border columns.
 
         With E = D⁻¹B and C = S⁻¹, (H⁻¹)_DD = D⁻¹ + E C Eᵀ is dense, but its norm needs only f × f matrices.
         """
         L, half, S = self._factor
         C = cholesky_inverse(S)
-        squared = [[float((C[np.ix_(s, t)] ** 2).sum()) for t in columns] for s in columns]
+        squared = np.array([[np.sum(C[s][:, t] ** 2) for t in columns] for s in columns])
         if not len(L):
-            return np.array(squared).reshape(len(columns), len(columns))
+            return squared.reshape(len(columns), len(columns))
         E = _solve_blocks(L, half, transposed=True)
-        identity = np.broadcast_to(np.eye(L.shape[1]), L.shape)
-        half_inverse = _solve_blocks(L, identity)
+        half_inverse = _solve_blocks(L, np.broadcast_to(np.eye(L.shape[1]), L.shape))
         D = np.einsum("qkm,qkn->qmn", half_inverse, half_inverse)
         G = np.einsum("qmf,qmg->fg", E, E) @ C
-        DE = np.einsum("qmf,qmn,qng->fg", E, D, E, optimize=True)
-        blocks = (D**2).sum() + 2 * (DE * C).sum() + (G * G.T).sum()
+        DE = np.einsum("qmf,qmg->fg", E, D @ E)
         EC = E @ C
-        cross = [float((EC[..., t] ** 2).sum()) for t in columns]
-        norms = np.zeros((1 + len(columns), 1 + len(columns)))
-        norms[0, 0], norms[0, 1:], norms[1:, 0] = blocks, cross, cross
-        norms[1:, 1:] = np.reshape(squared, (len(columns), len(columns)))
+        norms = np.zeros((1 + len(columns),) * 2)
+        norms[0, 0] = np.vdot(D, D) + 2 * np.vdot(DE, C) + np.vdot(G, G.T)
+        norms[0, 1:] = norms[1:, 0] = [np.vdot(EC[..., t], EC[..., t]) for t in columns]
+        norms[1:, 1:] = squared.reshape(len(columns), len(columns))
         return norms
 
     def matvec(self, v: Float[Array, "p"]) -> Float[Array, "p"]:

@@ -76,7 +76,7 @@ class Model(ABC):
 
 
 IMPROPER = 300.0
-"""On a log or logit scale, a fixed effect known to no better than this is not known at all."""
+"""On a log or logit scale, a fixed effect that all data together tell no better than this is not known at all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +220,13 @@ class LinearModel(Model):
         """The model of one target."""
         return self if self.n_targets == 1 and self.rows.y.ndim == 1 else replace(self, rows=self.rows.target(v))
 
+    def subset(self, targets: Array) -> LinearModel:
+        """The model of some of the targets; what is known of the design is kept."""
+        out = replace(self, rows=replace(self.rows, y=self.rows.y[:, targets]))
+        if "spectrum" in self.__dict__:
+            out.__dict__["spectrum"] = self.spectrum.subset(targets)
+        return out
+
     @cached_property
     def grouped(self) -> Term | None:
         """The term whose weights come in one block a level, if there is one."""
@@ -336,8 +343,7 @@ class LinearModel(Model):
         f = self.columns.n_flat
         if self.likelihood.gaussian or not f:
             return None
-        variance = H.inverse_on_pattern().border.diagonal()[:f]
-        if np.max(variance) < IMPROPER**2:
+        if np.linalg.eigvalsh(H.border[:f, :f])[0] > IMPROPER**-2:
             return None
         return (
             "The likelihood keeps rising as fixed effects run off to infinity, as it does when all counts are zero or "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -47,7 +47,7 @@ class Basis(ABC):
     eigenvalues: Float[Array, "r"]
 
     @abstractmethod
-    def explained(self) -> Float[Array, "V"]:
+    def explained(self, targets: slice) -> Float[Array, "V"]:
         """|c|²: squared length of y inside the span of X."""
 
     @abstractmethod
@@ -110,8 +110,8 @@ class Eigen(Basis):
             z2 /= self.eigenvalues
         return z2
 
-    def explained(self):
-        return self.squares @ self._ones
+    def explained(self, targets):
+        return self.squares[targets] @ self._ones
 
     def moments(self, targets, a, b):
         d = self.eigenvalues
@@ -178,7 +178,7 @@ class Tridiagonal(Basis):
         out[:, 1:] += self.off_diagonal * v[:, :-1]
         return out
 
-    def explained(self):
+    def explained(self, targets):
         return np.array([self.left @ self.right])
 
     def moments(self, targets, a, b):
@@ -254,6 +254,12 @@ class Residuals:
         """Slices of targets that fit in cache."""
         return (slice(i, min(i + BLOCK, self.n_targets)) for i in range(0, self.n_targets, BLOCK))
 
+    def spread(self) -> Float[Array, "V"]:
+        """Sum of squares of each response less its first value, rows scaled."""
+        y = self.y.astype(np.float64) if self.offset is None else self.y - self.offset[:, None]
+        y = y - y[0]
+        return ((y if self.row_scale is None else y * self.row_scale[:, None]) ** 2).sum(axis=0)
+
     def read(self, targets: slice) -> tuple[Float[Array, "n v"], Float[Array, "f v"]]:
         """The residuals of some targets, rows scaled, and the flat weights of that fit."""
         y = self.y[:, targets].astype(np.float64)
@@ -318,6 +324,21 @@ class Spectrum:
     def rank(self) -> int:
         """Rank of the projected design."""
         return len(self.basis.eigenvalues)
+
+    def subset(self, targets: Array) -> Spectrum:
+        """The spectrum for some of the targets."""
+        basis = self.basis
+        if isinstance(basis, Eigen):
+            basis = replace(basis, coordinates=basis.coordinates[targets])
+        response = replace(self.response, y=self.response.y[:, targets])
+        return replace(
+            self,
+            basis=basis,
+            rest=self.rest[targets],
+            total=self.total[targets],
+            shift=self.shift[:, targets],
+            response=response,
+        )
 
     def weights(self, a: Float[Array, "V"], b: Float[Array, "V"]) -> Float[Array, "V p"]:
         """Posterior mean of the weights, a X(aXXᵀ + bI)⁻¹y."""
@@ -450,7 +471,7 @@ def _rest(
     """Squared length of y outside the span of X; by explicit residuals where a difference would cost digits."""
     if len(basis.eigenvalues) == n_free:
         return np.zeros_like(total)
-    rest = total - basis.explained()
+    rest = total - basis.explained(slice(None))
     close = rest < 1e-6 * total
     if not close.any():
         return rest

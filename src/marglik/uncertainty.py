@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +21,12 @@ DROP = 2.705543454095404 / 2
 """Half the 0.90 quantile of χ²₁: at a boundary the likelihood ratio is zero half of the time (Self & Liang 1987)."""
 
 
-def wald(names: Hyperparameters, optimum: learn.Optimum, level: float = 0.95) -> dict[str, Float[Array, "V k"]]:
+def wald(names: Hyperparameters, optimum: learn.Optimum | learn.Located, level: float = 0.95) -> dict[str, Float[Array, "V k"]]:
     """Columns ``estimate, se, lower, upper, at_boundary``; intervals on the unconstrained scale."""
     theta = np.where(optimum.limit, limit_values(names, optimum), optimum.theta)
     variance = np.einsum("vkk->vk", learn.covariance(optimum))
     held = ~optimum.free
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         sd_phi = np.where(held, np.nan, np.sqrt(variance))
         slope = names.derivatives(optimum.theta)[0]
         phi, z = names.unconstrain(optimum.theta), ndtri((1 + level) / 2)
@@ -40,7 +41,7 @@ def wald(names: Hyperparameters, optimum: learn.Optimum, level: float = 0.95) ->
     }
 
 
-def limit_values(names: Hyperparameters, optimum: learn.Optimum) -> Float[Array, "V k"]:
+def limit_values(names: Hyperparameters, optimum: learn.Optimum | learn.Located) -> Float[Array, "V k"]:
     """The end of the support that each coordinate runs to."""
     lower = np.array([h.support.lower for h in names])
     upper = np.array([h.support.upper for h in names])
@@ -49,26 +50,29 @@ def limit_values(names: Hyperparameters, optimum: learn.Optimum) -> Float[Array,
     return np.where(phi < 0, lower, upper)
 
 
-def scale_limits(objective: learn.Objective, optimum: learn.Optimum) -> Float[Array, "V k"]:
+def scale_limits(objective: learn.Objective, optimum: learn.Optimum | learn.Located) -> Float[Array, "V k"]:
     """For scales at zero, where the log evidence with the others re-optimised has dropped by `DROP`."""
     V, k = optimum.theta.shape
     out = np.full((V, k), np.nan)
     estimates = limit_values(objective.hyperparameters, optimum)
     for i in np.flatnonzero(optimum.limit.any(axis=0)):
         rows = np.flatnonzero(optimum.limit[:, i] & (estimates[:, i] == 0))
-        out[rows, i] = _drop_point(objective, optimum, i)[rows]
+        there = objective if V == 1 else replace(objective, model=objective.model.subset(rows))
+        out[rows, i] = _drop_point(there, optimum.theta[rows], optimum.value[rows], optimum.free[rows], i)
     return out
 
 
-def _drop_point(objective: learn.Objective, optimum: learn.Optimum, i: int, steps: int = 60) -> Float[Array, "V"]:
-    """log s by bracketing outwards from its natural size, then bisection with secant steps."""
-    free = optimum.free.copy()
+def _drop_point(
+    objective: learn.Objective, theta: Array, value: Array, free: Array, i: int, steps: int = 60
+) -> Float[Array, "V"]:
+    """The scale by bracketing log s outwards from its natural size, then bisection."""
+    free = free.copy()
     free[:, i] = False
 
     def drop(log_s: Array) -> Array:
-        theta = optimum.theta.copy()
-        theta[:, i] = np.exp(log_s)
-        return optimum.value - learn.maximise(objective, theta, free).value - DROP
+        start = theta.copy()
+        start[:, i] = np.exp(log_s)
+        return value - learn.maximise(objective, start, free).value - DROP
 
     high = np.full(len(free), np.log(objective.units[i]))
     low = high.copy()

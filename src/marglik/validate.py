@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,12 @@ def listed(items: Iterable[object], most: int = 5) -> str:
     items = [str(i) for i in items]
     rest = len(items) - most
     return ", ".join(items) if rest <= 0 else f"{', '.join(items[:most])} and {rest} more"
+
+
+def did_you_mean(name: str, names: Iterable[str], most: int = 2) -> str:
+    """" Did you mean 'x'?" with the nearest names; nothing if none is near."""
+    near = difflib.get_close_matches(name, list(names), n=most, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def check_finite(X: Float[Array, "n *c"], names: Sequence[str], what: str = "column") -> None:
@@ -131,3 +138,72 @@ def independent_columns(X: Float[Array, "n f"], names: Sequence[str]) -> tuple[A
             "Drop one of them, or give them a prior: ridge(…)."
         )
     return Q, R * length
+
+
+EXACT_FIT = 1e-24
+"""A response counts as fitted exactly when no more than this fraction of its sum of squares is left over."""
+
+
+def check_noise(
+    left_over: Float[Array, "V"], total: Float[Array, "V"], n_rows: float, n_flat: int
+) -> None:
+    """The noise of a Gaussian can be learned: rows are left over, and so is some of the response.
+
+    Without either, the evidence rises without bound as the noise goes to zero.
+
+    Parameters
+    ----------
+    left_over
+        Sum of squares of each response less its fit on the flat columns.
+    total
+        Sum of squares of each response less its own first value.
+    n_rows, n_flat
+        How many observations and flat columns there are.
+    """
+    if n_rows <= n_flat:
+        raise ValueError(
+            f"There {_are(n_rows, 'row')} and {_are(n_flat, 'fixed effect', verb='')}, so nothing is left to learn "
+            "sd(noise) from. Give more rows, or hold it: fixed={'sd(noise)': 1.0}."
+        )
+    bad = np.flatnonzero(np.asarray(left_over) <= EXACT_FIT * np.asarray(total))
+    if len(bad):
+        which = "The response" if len(left_over) == 1 else f"Target {listed(bad)}"
+        what = "is constant" if total[bad[0]] == 0 else "is fitted exactly by the fixed effects"
+        raise ValueError(
+            f"{which} {what}, so there is no noise to learn. Check the column, or hold the noise: "
+            "fixed={'sd(noise)': 1.0}."
+        )
+
+
+def _are(n: float, what: str, verb: str = "are ") -> str:
+    return f"{'is ' if n == 1 and verb else verb}{n:g} {what}{'' if n == 1 else 's'}"
+
+
+def check_grouping(prior: Iterable[Term], rows: InMemory, learned: Collection[str], noise: str | None) -> None:
+    """The scales of grouping factors can be learned: there are several levels, and fewer than rows.
+
+    Parameters
+    ----------
+    prior, rows
+        Of the model.
+    learned
+        Names of the hyperparameters that are not held.
+    noise
+        Name of the scale of a Gaussian's noise; None for other likelihoods.
+    """
+    for term in prior:
+        scales = [h.name for h in term.hyperparameters() if h.name in learned]
+        if not term.grouped or not scales:
+            continue
+        group, n = term.group, len(np.unique(term.codes))  # type: ignore[attr-defined]
+        if n == 1:
+            raise ValueError(
+                f"Grouping factor {group!r} has one level only, {term.levels[0]!r}, so how its levels differ cannot "  # type: ignore[attr-defined]
+                f"be learned. Leave out {term.label}, or hold its scale: fixed={{{scales[0]!r}: 1.0}}."
+            )
+        even = all(v is None or np.ptp(v) == 0 for v in (rows.weights, np.abs(term.columns[:, 0])))
+        if noise in learned and n >= rows.n_observations and even:
+            raise ValueError(
+                f"Grouping factor {group!r} has as many levels as there are rows, {n}, so {scales[0]} and {noise} "
+                f"cannot be told apart. Leave out {term.label}, or hold one of them: fixed={{{noise!r}: 1.0}}."
+            )

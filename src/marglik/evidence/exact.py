@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.model import LinearModel, Model
+    from marglik.expansion import Expansion
+    from marglik.model import LinearModel
 
 
 @dataclass(frozen=True)
@@ -65,23 +66,38 @@ class Exact(EvidenceMethod):
         return _ratio_scan(model, theta, free)
 
 
-def _arrow_evidence(model: LinearModel, theta: Array) -> Evidence:
+@dataclass(frozen=True, eq=False)
+class _Integral:
+    """The Gaussian integral at one θ: û, H over all weights, and K over those that are integrated."""
+
+    mode: Expansion
+    u: Float[Array, "p"]
+    H: Arrow
+    K: Arrow
+    integrated: Array
+    log_value: float
+
+
+def _integral(model: LinearModel, theta: Array) -> _Integral:
     origin = model.at(np.zeros(model.n_weights), theta)
     H = origin.neg_hessian
     u = H.solve(origin.score)
     mode = model.at(u, theta)
     integrated = np.ones(len(H.border), bool)
-    if not model.reml:
-        integrated[: model.columns.n_flat] = False
+    integrated[: model.columns.n_flat] = model.reml
     K = H if model.reml else H.keep_border(integrated)
     log_volume = model.log_volume if model.reml else 0.0
     log_value = mode.log_joint + (K.size * LOG_2PI - K.log_det) / 2 - log_volume
+    return _Integral(mode, u, H, K, integrated, log_value)
 
-    C = K.inverse_on_pattern()
-    _, slope = mode.neg_hessian_vjp(C if model.reml else _padded(C, integrated))
-    gradient = mode.theta_derivatives().log_joint - slope / 2
-    hessian = _hessian(model, theta, H, K, C, u, gradient, integrated)
-    return Evidence(log_value, gradient, hessian, posterior=Gaussian(u, H))
+
+def _arrow_evidence(model: LinearModel, theta: Array) -> Evidence:
+    i = _integral(model, theta)
+    C = i.K.inverse_on_pattern()
+    _, slope = i.mode.neg_hessian_vjp(C if model.reml else _padded(C, i.integrated))
+    gradient = i.mode.theta_derivatives().log_joint - slope / 2
+    hessian = _hessian(model, theta, i, C, gradient)
+    return Evidence(i.log_value, gradient, hessian, posterior=Gaussian(i.u, i.H))
 
 
 def _padded(C: Arrow, keep: Array) -> Arrow:
@@ -95,7 +111,7 @@ def _padded(C: Arrow, keep: Array) -> Arrow:
 
 
 def _hessian(
-    model: LinearModel, theta: Array, H: Arrow, K: Arrow, C: Arrow, u: Array, gradient: Array, integrated: Array
+    model: LinearModel, theta: Array, integral: _Integral, C: Arrow, gradient: Array
 ) -> Float[Array, "k k"] | None:
     """Second derivatives in θ, from blocks of H⁻¹ by scale; None where one block has several scales.
 
@@ -109,49 +125,47 @@ def _hessian(
     grouped = model.grouped
     if grouped is not None and len(grouped.hyperparameters()) > 1 or np.any(theta == 0):
         return None
-    size = K.size - len(K.border)
-    border_sets, position = [], int(integrated[: model.columns.n_flat].sum())
-    for term in model.dense:
-        border_sets.append(np.arange(position, position + term.n_weights))
-        position += term.n_weights
-    norms = K.inverse_squared_norms(border_sets)
+    H, K, u = integral.H, integral.K, integral.u
+    own, of_K = _scale_places(model, int(integral.integrated[: model.columns.n_flat].sum()))
+    norms = K.inverse_squared_norms([p for p in of_K if p is not None])
+    traces = [C.border.diagonal()[p].sum() if p is not None else np.einsum("qmm->", C.blocks) for p in of_K]
 
-    flat = model.columns.n_flat
-    first_dense = size + flat
-    ranges, start = ([np.arange(size)] if grouped is not None else []), first_dense
-    for term in model.dense:
-        ranges.append(np.arange(start, start + term.n_weights))
-        start += term.n_weights
-    traces = ([np.einsum("qmm->", C.blocks)] if grouped is not None else []) + [
-        C.border.diagonal()[s].sum() for s in border_sets
-    ]
-    # In the order of θ: terms as they stand in the prior.
-    order = np.argsort([i for i, t in enumerate(model.prior) if t is grouped] + [
-        i for i, t in enumerate(model.prior) if t in model.dense
-    ])
-    k = len(ranges)
+    k = len(own)
     h = np.empty((k, k))
-    for j, columns in enumerate(ranges):
+    for j, place in enumerate(own):
         v = np.zeros(H.size)
-        v[columns] = u[columns]
+        v[place] = u[place]
         x = H.solve(v)
-        for i, rows in enumerate(ranges):
-            h[i, j] = 2 * norms[i, j] + 4 * u[rows] @ x[rows]
-        h[j, j] += 2 * (len(columns) - 2 * traces[j]) - 4 * u[columns] @ u[columns]
-    t = np.array([u[r] @ u[r] for r in ranges])
-    h, t = h[np.ix_(order, order)], t[order]
+        h[:, j] = 2 * norms[:, j] + 4 * np.array([u[p] @ x[p] for p in own])
+        h[j, j] += 2 * (len(u[place]) - 2 * traces[j]) - 4 * u[place] @ u[place]
+    t = np.array([u[p] @ u[p] for p in own])
     slope = gradient * theta
-    h = h + np.diag(2 * slope[:k])
+    # In the order of θ: terms as they stand in the prior.
+    scaled = [term for term in model.prior if term.hyperparameters()]
+    blocks_first = sorted(scaled, key=lambda term: not term.grouped)
+    order = [blocks_first.index(term) for term in scaled]
+    h, t = h[np.ix_(order, order)] + np.diag(2 * slope[:k]), t[order]
 
-    gram, cy, yy = model.gram_sums
-    w = u.copy()
     sigma2 = theta[-1] ** 2
-    quad = yy / sigma2 - w @ model.at(np.zeros_like(u), theta).score
+    quadratic = model.gram_sums.yy / sigma2 - u @ model.at(np.zeros_like(u), theta).score
     full = np.empty((k + 1, k + 1))
     full[:k, :k] = h
     full[:k, k] = full[k, :k] = -h.sum(axis=1) - 2 * t
-    full[k, k] = h.sum() + 4 * t.sum() - 2 * quad
+    full[k, k] = h.sum() + 4 * t.sum() - 2 * quadratic
     return (full - np.diag(slope)) / np.outer(theta, theta)
+
+
+def _scale_places(model: LinearModel, n_flat_in_K: int) -> tuple[list[slice], list[slice | None]]:
+    """Where each scale's weights lie: among all, and on the border of K (None for the blocks); blocks first."""
+    size, n_flat = model.columns.n_levels * model.columns.Z.shape[1], model.columns.n_flat
+    own, of_K = ([slice(0, size)], [None]) if model.grouped is not None else ([], [])
+    position = 0
+    for term in model.dense:
+        end = position + term.n_weights
+        own.append(slice(size + n_flat + position, size + n_flat + end))
+        of_K.append(slice(n_flat_in_K + position, n_flat_in_K + end))  # type: ignore[arg-type]
+        position = end
+    return own, of_K  # type: ignore[return-value]
 
 
 def _ratio_scan(model: LinearModel, theta: Array, free: Array) -> Float[Array, "1 k"]:
@@ -161,7 +175,7 @@ def _ratio_scan(model: LinearModel, theta: Array, free: Array) -> Float[Array, "
     best, best_value = None, -np.inf
     freedom = model.rows.n_observations - (model.n_flat if model.reml else 0)
     sigma = float(np.sqrt(model.gram_sums.yy / max(freedom, 1)))
-    for ratio in np.geomspace(1e-3, 1e3, 25):
+    for ratio in np.geomspace(1e-3, 1e3, 13):
         trial = np.where(free, np.append(ratio * units * sigma, sigma), theta)
         if free[k]:
             # With every ratio held, σ̂² = S/(n − f), where S/σ² is the quadratic form at σ.
@@ -170,7 +184,7 @@ def _ratio_scan(model: LinearModel, theta: Array, free: Array) -> Float[Array, "
                 quad = model.gram_sums.yy / trial[k] ** 2 - origin.score @ origin.neg_hessian.solve(origin.score)
                 grow = np.sqrt(max(quad, 1e-300) / freedom)
                 trial = np.where(free, trial * grow, theta)
-        value = float(_arrow_evidence(model, trial).log_value)
+        value = _integral(model, trial).log_value
         if value > best_value:
             best, best_value = trial, value
     return best[None]

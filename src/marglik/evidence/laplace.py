@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 class Newton:
     """Finds the mode by Newton's method with backtracking; where H is not positive definite, it is shifted until it is.
 
-    Stops when the gain predicted for a full step falls below ``tolerance`` nats, and takes that step: convergence is
-    quadratic, so that the mode is then good to all digits that the score has.
+    Stops when the gain predicted for a full step is below ``tolerance`` nats and a small fraction of the one before,
+    and takes that step: convergence is then quadratic, so that the mode is good to all digits that the score has. A
+    small gain alone does not say so: log|H| can still move along a tail where the joint density is all but flat.
     """
 
     tolerance: float = 1e-12
@@ -34,30 +35,36 @@ class Newton:
 
     def __call__(self, model: Model, theta: Array, start: Array) -> tuple[Expansion, Array, str | None]:
         """The expansion at the mode, the mode, and what went wrong, if anything did."""
+        with np.errstate(over="ignore", invalid="ignore"):  # trial points are judged by whether they are finite
+            return self._climb(model, theta, start)
+
+    def _climb(self, model: Model, theta: Array, start: Array) -> tuple[Expansion, Array, str | None]:
         w = start
         point = model.at(w, theta)
-        if not np.isfinite(point.log_joint):
-            w = model.start_weights()
-            point = model.at(w, theta)
+        cold = model.at(model.start_weights(), theta)
+        if not point.log_joint >= cold.log_joint:  # a warm start from another θ can be far off
+            w, point = model.start_weights(), cold
+        before = np.inf
         for _ in range(self.max_steps):
             step, concave = _step(point)
             gain = float(point.score @ step)
             if not np.isfinite(gain):
                 return point, w, "The log joint density or its derivatives are not finite."
-            if gain < self.tolerance * (1 + 1e-3 * abs(point.log_joint)) and concave:
+            small = self.tolerance * (1 + 1e-3 * abs(point.log_joint))
+            if concave and gain < small and (gain < 1e-3 * before or gain < 1e-10 * small):
                 last = model.at(w + step, theta)
                 if np.isfinite(last.log_joint):
                     point, w = last, w + step
                 return point, w, None
-            fraction = 1.0
+            fraction, rounding = 1.0, 1e-13 * abs(point.log_joint) * (gain < small)
             while True:
                 there = model.at(w + fraction * step, theta)
-                if there.log_joint >= point.log_joint + 1e-4 * fraction * gain:
+                if there.log_joint >= point.log_joint + 1e-4 * fraction * gain - rounding:
                     break
                 fraction /= 2
                 if fraction < 1e-10:
                     return point, w, "Newton's method could not climb any further, short of a mode."
-            point, w = there, w + fraction * step
+            point, w, before = there, w + fraction * step, gain
         return point, w, f"Newton's method did not reach the mode in {self.max_steps} steps."
 
 

@@ -71,11 +71,13 @@ class Profile:
     """The evidence along λ, up to constants: g(S, t) − ½ Σ log(1 + d/λ) with t = log λ and S(λ) = λ yᵀ(A + λI)⁻¹y.
 
     ``g`` returns its value and first two total derivatives in t, given S and its own. ``variances`` gives (a, b) at
-    the maximum over what was profiled out.
+    the maximum over what was profiled out. ``reach`` gives the λ below and above which no maximum can lie, given the
+    smallest and the largest sum of squares that the noise may have to explain, and the smallest eigenvalue.
     """
 
     g: Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
     variances: Callable[[Array, Array], tuple[Array, Array]]
+    reach: Callable[[float, float, float], tuple[float, float]]
 
 
 def _both_free(n: int) -> Profile:
@@ -85,7 +87,7 @@ def _both_free(n: int) -> Profile:
         r = S1 / S
         return -n / 2 * np.log(S), -n / 2 * r, -n / 2 * (S2 / S - r * r)
 
-    return Profile(g, lambda S, lam: (S / n / lam, S / n))
+    return Profile(g, lambda S, lam: (S / n / lam, S / n), lambda low, high, d: (d * low / high, 0.0))
 
 
 def _noise_given(b: float) -> Profile:
@@ -93,6 +95,7 @@ def _noise_given(b: float) -> Profile:
     return Profile(
         lambda S, S1, S2, t: (-S / (2 * b), -S1 / (2 * b), -S2 / (2 * b)),
         lambda S, lam: (b / lam, np.full_like(lam, b)),
+        lambda low, high, d: (d * b / high, d * high / b),
     )
 
 
@@ -103,7 +106,9 @@ def _scale_given(n: int, a: float) -> Profile:
         e = np.exp(-t) / (2 * a)
         return -n / 2 * t - S * e, -n / 2 - (S1 - S) * e, -(S2 - 2 * S1 + S) * e
 
-    return Profile(g, lambda S, lam: (np.full_like(lam, a), a * lam))
+    return Profile(
+        g, lambda S, lam: (np.full_like(lam, a), a * lam), lambda low, high, d: (low / n / a, high / n / a)
+    )
 
 
 def maxima(model: LinearModel, theta: Float[Array, "2"], free: Array) -> Float[Array, "V 2"]:
@@ -131,7 +136,7 @@ def _block_maxima(spectrum: Spectrum, t: slice, profile: Profile, scale: bool, n
     """(a, b) at the global maximum for one block of targets."""
     basis, d = spectrum.basis, spectrum.basis.eigenvalues
     rest, total, n = spectrum.rest[t], spectrum.total[t], spectrum.n_free
-    grid = _grid(spectrum, t)
+    grid = _grid(spectrum, t, profile)
     lam = np.exp(grid)
     explained, slope = basis.profile(t, lam)
     f1 = profile.g(rest[:, None] + explained, slope, 0.0, grid)[1] + basis.half_traces(lam)[0]
@@ -174,15 +179,17 @@ def _one_a_row(row: Array) -> list[slice | Array]:
     return [np.flatnonzero(rank == k) for k in range(rank.max() + 1)]
 
 
-def _grid(spectrum: Spectrum, t: slice) -> Float[Array, "g"]:
+def _grid(spectrum: Spectrum, t: slice, profile: Profile) -> Float[Array, "g"]:
     """log λ: fine where eigenvalues lie, coarse beyond, to where what is left out is below 1e-9 nats."""
     d, rest, total = spectrum.basis.eigenvalues, spectrum.rest[t], spectrum.total[t]
     low, high = math.log(d[0]) - 4, math.log(d[-1]) + 4
-    bottom = low - 18
-    positive = rest > 0
-    if positive.any():  # noise as small as what X leaves unexplained
-        bottom = min(bottom, math.log(d[0]) + math.log((rest[positive] / total[positive]).min()) - 8)
-    top = high + math.log(1e9 * spectrum.n_free)
+    bottom, top = low - 18, high + math.log(1e9 * spectrum.n_free)
+    most = float(total.max())
+    if most > 0:
+        least = float(rest[rest > 0].min(initial=most))
+        first, last = profile.reach(least, most, float(d[0]))
+        bottom = min(bottom, math.log(first) - 8)
+        top = max(top, math.log(last) + 24 if last else top)
     return np.concatenate([np.arange(bottom, low, 2.0), np.arange(low, high, 0.5), np.arange(high, top, 2.0)])
 
 

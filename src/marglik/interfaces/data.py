@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tables from wherever they are, frames of any library, CSV and Parquet files; and columns of four plain kinds."""
+"""Tables from wherever they are: frames of any library, CSV and Parquet files; columns of plain kinds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from marglik.validate import listed
+
 if TYPE_CHECKING:
     from numpy import ndarray as Array
     from pandas import DataFrame, Series
@@ -21,7 +23,7 @@ class BadData(ValueError):
 
 
 def read_frame(data: Any) -> DataFrame:
-    """A pandas frame from a pandas, polars or pyarrow frame, a mapping of columns, or a path or glob of files.
+    """A pandas frame from one of pandas, polars or pyarrow, a dict of columns, or a path or glob of files.
 
     Raises
     ------
@@ -43,7 +45,9 @@ def read_frame(data: Any) -> DataFrame:
     if repeated is not None:
         raise BadData(f"The data have several columns called {repeated!r}. Rename them.")
     if not len(frame):
-        raise BadData("The data have no rows, so there is nothing to learn from. Check the file or the filter.")
+        raise BadData(
+            "The data have no rows, so there is nothing to learn from. Check the file or the filter."
+        )
     return frame.set_axis(names, axis=1).reset_index(drop=True)
 
 
@@ -55,7 +59,9 @@ def _from_columns(data: dict[Any, Any]) -> DataFrame:
         shown = ", ".join(f"{name!r} has {n}" for name, n in lengths.items())
         raise BadData(f"The columns have different lengths: {shown}. Give one value a row in each.")
     if data and not lengths:
-        raise BadData("The columns hold single values. Give one value a row in each, such as {'y': [1.0, 2.0]}.")
+        raise BadData(
+            "The columns hold single values. Give one value a row in each, such as {'y': [1.0, 2.0]}."
+        )
     deep = next((str(k) for k, v in data.items() if np.ndim(v) > 1), None)
     if deep is not None:
         raise BadData(f"Column {deep!r} has the shape {np.shape(data[deep])}. Give one value a row.")
@@ -69,18 +75,18 @@ def _from_native(data: Any) -> DataFrame:
         return nw.from_native(data, eager_only=True).to_pandas()
     except TypeError:
         raise BadData(
-            f"data is a {type(data).__name__}, which is not a table. Give a pandas, polars or pyarrow frame, a "
-            "dict of columns, or the path of a CSV or Parquet file."
+            f"data is a {type(data).__name__}, which is not a table. Give a pandas, polars or pyarrow frame, "
+            "a dict of columns, or the path of a CSV or Parquet file."
         ) from None
     except nw.exceptions.DuplicateError:
         raise BadData("The data have several columns of the same name. Rename them.") from None
 
 
 def settled(column: Series) -> Series:
-    """A column as numbers, truth values, text or an ordered categorical of these, whichever library it came from.
+    """A column as numbers, truth values, text or an ordered categorical of these, whatever library it is of.
 
-    A categorical keeps the order of its categories, less those that do not occur. Dates, intervals and mixtures
-    become text.
+    A categorical keeps the order of its categories, less those that do not occur. Dates, intervals and
+    mixtures become text.
     """
     import pandas as pd
 
@@ -101,8 +107,70 @@ def _plain_values(column: Series) -> Series:
     if kind in {"integer", "floating", "mixed-integer-float", "decimal"}:
         numpy = isinstance(column.dtype, np.dtype) and column.dtype != object
         whole = kind == "integer" and not column.isna().any()
-        return column if numpy else pd.Series(column.to_numpy(int if whole else float, na_value=np.nan), column.index)
+        return (
+            column
+            if numpy
+            else pd.Series(column.to_numpy(int if whole else float, na_value=np.nan), column.index)
+        )
     return column.map(str, na_action="ignore").astype(object)
+
+
+def refuse_dates(frame: DataFrame, names: set[str]) -> None:
+    """Raise where one of these columns holds dates or times."""
+    from pandas.api.types import infer_dtype
+
+    for name in sorted(names & set(frame.columns)):
+        if infer_dtype(frame[name]).startswith(("date", "time")):
+            raise BadData(
+                f"Column {name!r} holds dates or times, which a term or response cannot use. Turn it into "
+                "numbers, "
+                "such as days since the first."
+            )
+
+
+def numbers(column: Any, name: str, what: str) -> Array:
+    """A settled column as floats; raises naming the first row that is no number."""
+    if not is_numeric(column):
+        text = [i for i, v in enumerate(column) if not _is_number(v)]
+        row = text[0] if text else 0
+        raise ValueError(
+            f"The {what} {name!r} must be numbers, but holds {str(column.iloc[row])!r} in row {row} (rows "
+            "count "
+            "from 0). Convert the column, or correct that value."
+        )
+    return column.to_numpy(float)
+
+
+def is_numeric(column: Any) -> bool:
+    """Whether a settled column holds numbers or truth values."""
+    import pandas as pd
+
+    return pd.api.types.is_numeric_dtype(column)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def as_fitted(column: Any, fitted: Any) -> Any:
+    """A column of new data, of the kind that the fit saw under its name."""
+    name, new = column.name, settled(column)
+    missing = np.flatnonzero(column.isna())
+    if len(missing):
+        raise ValueError(
+            f"Column {name!r} of the new data has no value (NaN) in row {listed(missing)} (rows count from "
+            "0). "
+            "Leave such rows out, or fill the values in."
+        )
+    if is_numeric(fitted):
+        numbers(new, name, "column")
+    elif not hasattr(fitted, "cat") and is_numeric(new):
+        return new.map(str)
+    return new
 
 
 def packed(column: Series) -> tuple[str, dict[str, Array]]:
@@ -111,7 +179,10 @@ def packed(column: Series) -> tuple[str, dict[str, Array]]:
 
     if isinstance(column.dtype, pd.CategoricalDtype):
         kind, categories = packed(pd.Series(column.cat.categories))
-        return f"category of {kind}", {"codes": column.cat.codes.to_numpy(), "categories": categories["values"]}
+        return f"category of {kind}", {
+            "codes": column.cat.codes.to_numpy(),
+            "categories": categories["values"],
+        }
     if pd.api.types.is_bool_dtype(column):
         return "bool", {"values": column.to_numpy(bool)}
     if pd.api.types.is_numeric_dtype(column):
@@ -139,8 +210,8 @@ def _read_files(pattern: str) -> DataFrame:
     for path, frame in zip(paths[1:], frames[1:], strict=True):
         if list(frame.columns) != list(frames[0].columns):
             raise BadData(
-                f"{path} has the columns {list(frame.columns)}, but {paths[0]} has {list(frames[0].columns)}. "
-                "Files read together need the same columns."
+                f"{path} has the columns {list(frame.columns)}, but {paths[0]} has "
+                f"{list(frames[0].columns)}. Files read together need the same columns."
             )
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
@@ -185,7 +256,8 @@ def _read_csv(path: Path) -> DataFrame:
                 if row and len(row) != len(header):
                     raise BadData(
                         f"{str(path)!r}: line {reader.line_num} has {len(row)} values, but the header names "
-                        f"{len(header)} columns. Correct that line; values with {separator!r} inside need quotes."
+                        f"{len(header)} columns. Correct that line; values with {separator!r} inside need "
+                        "quotes."
                     )
     except UnicodeDecodeError:
         raise BadData(f"{str(path)!r} is not a text file in UTF-8. Save it as CSV in UTF-8.") from None
@@ -193,11 +265,14 @@ def _read_csv(path: Path) -> DataFrame:
         raise BadData(f"{str(path)!r}: line {reader.line_num} could not be read as CSV ({error}).") from None
     if not any(name.strip() for name in header):
         raise BadData(f"{str(path)!r} is empty.")
-    other = {";": "semicolons", "\t": "tabs", "|": "bars"}.get(next((c for c in ";\t|" if c in header[0]), ""))
+    other = {";": "semicolons", "\t": "tabs", "|": "bars"}.get(
+        next((c for c in ";\t|" if c in header[0]), "")
+    )
     if len(header) == 1 and other:
         raise BadData(
-            f"{str(path)!r} seems to separate its columns by {other}. Save it with commas (or tabs, as .tsv), or pass "
-            "a frame: pandas.read_csv(path, sep=…)."
+            f"{str(path)!r} seems to separate its columns by {other}. Save it with commas (or tabs, as "
+            ".tsv), "
+            "or pass a frame: pandas.read_csv(path, sep=…)."
         )
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
@@ -205,7 +280,9 @@ def _read_csv(path: Path) -> DataFrame:
     # From 3.1 on, pandas reads numbers to the last digit unasked.
     exact: dict[str, Any] = {} if _version(pd) >= (3, 1) else {"float_precision": "round_trip"}
     try:
-        return pd.read_csv(path, sep=separator, encoding="utf-8-sig", low_memory=False, index_col=False, **exact)
+        return pd.read_csv(
+            path, sep=separator, encoding="utf-8-sig", low_memory=False, index_col=False, **exact
+        )
     except pd.errors.ParserError as error:
         raise BadData(f"{str(path)!r} could not be read as CSV: {str(error).strip()}.") from None
 

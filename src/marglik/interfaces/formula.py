@@ -1,27 +1,37 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """``"y ~ x + (1 | g)"``: a formula and a table become a model.
 
-Only top-level terms are split here. Parametric terms go to formulae, whose ``+`` is the same as that of priors.
+Only top-level terms are split here. Parametric terms go to formulae, whose ``+`` is the same as that of
+priors.
 """
 
 from __future__ import annotations
 
-import difflib
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marglik.interfaces.data import BadData, packed, read_frame, settled, unpacked
+from marglik.interfaces.data import (
+    as_fitted,
+    is_numeric,
+    numbers,
+    packed,
+    read_frame,
+    refuse_dates,
+    settled,
+    unpacked,
+)
 from marglik.model import LinearModel
 from marglik.posterior import NewRows
 from marglik.priors import Flat, Prior, RandomEffects, Ridge, Term
 from marglik.rows import InMemory
-from marglik.validate import listed
+from marglik.validate import check_finite, did_you_mean, listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -35,7 +45,13 @@ FUNCTIONS: Mapping[str, Any] = {
 }
 CODINGS = ("C", "I", "scale", "center", "poly", "bs", "offset")
 """What formulae brings, of which messages speak."""
-LATER = {"s": "smooths", "te": "smooths", "ti": "smooths", "ard": "one scale a column", "gp": "Gaussian processes"}
+LATER = {
+    "s": "smooths",
+    "te": "smooths",
+    "ti": "smooths",
+    "ard": "one scale a column",
+    "gp": "Gaussian processes",
+}
 
 
 class BadFormula(ValueError):
@@ -97,11 +113,15 @@ def parse(text: str) -> Formula:
     (Grouping(text='(1 | g)', group='g'),)
     """
     if text.count("~") != 1:
-        raise BadFormula(f"A formula has one ~ between response and terms, as in 'y ~ x + (1 | g)', but this is {text!r}.")
+        raise BadFormula(
+            f"A formula has one ~ between response and terms, as in 'y ~ x + (1 | g)', but this is {text!r}."
+        )
     left, right = (side.strip() for side in text.split("~"))
     if not left or not right:
         side = "left" if not left else "right"
-        raise BadFormula(f"The formula {text!r} has nothing on the {side} of its ~. Write 'y ~ 1' for an intercept alone.")
+        raise BadFormula(
+            f"The formula {text!r} has nothing on the {side} of its ~. Write 'y ~ 1' for an intercept alone."
+        )
     parametric, grouping, shared = [], [], []
     for sign, term in split_terms(re.sub(r"\+\s*-", "-", right), text):
         name = re.match(r"(\w+)\s*\(", term)
@@ -116,7 +136,7 @@ def parse(text: str) -> Formula:
         else:
             _plausible(term)
             parametric.append(f"{sign} {term}")
-    twice = [t.text for t in (*grouping, *shared)]
+    twice = [t.text for t in grouping] + [t.text for t in shared]
     if len(set(twice)) < len(twice):
         repeated = next(t for t in twice if twice.count(t) > 1)
         raise BadFormula(f"{repeated!r} is in the formula twice. Keep one.")
@@ -138,7 +158,10 @@ def _plausible(term: str) -> None:
     if bare == ".":
         raise BadFormula("A lone '.' for all other columns is not available. Name the columns.")
     if re.match(r"[\d.]", bare) and bare not in {"0", "1"}:
-        raise BadFormula(f"{term!r} begins with a number, but terms are columns; 0 and 1 stand for the intercept. For arithmetic write I(2 * x).")
+        raise BadFormula(
+            f"{term!r} begins with a number, but terms are columns; 0 and 1 stand for the intercept. For "
+            "arithmetic write I(2 * x)."
+        )
 
 
 def _no_minus(sign: str, term: str) -> None:
@@ -149,7 +172,9 @@ def _no_minus(sign: str, term: str) -> None:
 def _shared(term: str, text: str) -> Shared:
     inner = term[term.index("(") + 1 : -1]
     if _top_level(term, ")") != [len(term) - 1] or not inner.strip():
-        raise BadFormula(f"{term!r} could not be understood. Write a term of its own, such as 'ridge(a, b, c)'.")
+        raise BadFormula(
+            f"{term!r} could not be understood. Write a term of its own, such as 'ridge(a, b, c)'."
+        )
     columns = tuple(part.strip() for _, part in split_terms(inner, text, ","))
     return Shared(f"ridge({', '.join(columns)})", columns)
 
@@ -189,7 +214,7 @@ def split_terms(text: str, formula: str, separator: str = "+-") -> list[tuple[st
     edges = [-1, *cuts, len(text)]
     words = "comma" if separator == "," else "'+' or '-'"
     terms = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         term = text[start + 1 : stop].strip()
         sign = "-" if start >= 0 and text[start] == "-" else "+"
         if not term and not (start == -1 and cuts):
@@ -233,8 +258,9 @@ class FormulaSource:
             unseen = column[codes[grouping.text] < 0]
             if new_levels == "raise" and len(unseen):
                 raise ValueError(
-                    f"{grouping.group!r} has levels that were not in the fit: {listed(dict.fromkeys(unseen))}. Use "
-                    "new_levels='population' to predict them with an effect of zero."
+                    f"{grouping.group!r} has levels that were not in the fit: "
+                    f"{listed(dict.fromkeys(unseen))}. "
+                    "Use new_levels='population' to predict them with an effect of zero."
                 )
         if not columns:
             columns[""] = np.zeros((len(frame), 0))
@@ -244,15 +270,22 @@ class FormulaSource:
         """A design's columns for new data, whose columns are of the kinds that the fit saw."""
         import pandas as pd
 
-        names = sorted(set().union(*(term.var_names for term in design.terms.values())) & set(self.data.columns))
+        names = sorted(
+            set().union(*(term.var_names for term in design.terms.values())) & set(self.data.columns)
+        )
         _require(frame, names, "the new data")
-        columns = {name: _as_fitted(frame[name], self.data[name]) for name in names}
+        columns = {name: as_fitted(frame[name], self.data[name]) for name in names}
         return _evaluate_new(design, pd.DataFrame(columns, frame.index))
 
     def recipe(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Settings, and the columns of the data that the formula uses."""
-        settings = {"formula": self.formula.text, **self.settings, "columns": list(map(str, self.data.columns))}
-        kinds, arrays = [], {}
+        settings = {
+            "formula": self.formula.text,
+            **self.settings,
+            "columns": list(map(str, self.data.columns)),
+        }
+        kinds: list[str] = []
+        arrays: dict[str, Array] = {}
         for i, name in enumerate(self.data.columns):
             kind, parts = packed(self.data[name])
             kinds.append(kind)
@@ -299,10 +332,13 @@ def build(
     frame = frame[list(dict.fromkeys(used))]
     given = None if weights is None or isinstance(weights, str) else _given_weights(weights, len(frame))
     frame, kept, notes = _without_missing(frame, missing)
-    _no_dates(frame, set(used) - {g.group for g in formula.grouping})
+    refuse_dates(frame, set(used) - {g.group for g in formula.grouping})
     frame = frame.apply(settled)
+    for name in frame:
+        if is_numeric(frame[name]):
+            check_finite(frame[name].to_numpy(float), [str(name)])
     if isinstance(weights, str):
-        w = _numeric(frame[weights], weights, "weights")
+        w: Array | None = numbers(frame[weights], weights, "weights")
     else:
         w = None if given is None else given[kept]
 
@@ -320,7 +356,9 @@ def build(
         codes = _codes(frame[grouping.group], levels[grouping.group])
         terms.append(RandomEffects(codes, levels[grouping.group], group=grouping.group, label=grouping.text))
     if not terms:
-        raise BadFormula(f"{formula.text!r} has no terms, so there is nothing to learn. Write '{formula.response} ~ 1'.")
+        raise BadFormula(
+            f"{formula.text!r} has no terms, so there is nothing to learn. Write '{formula.response} ~ 1'."
+        )
     rows = InMemory(y, offset, w)
     model = LinearModel(likelihood, Prior(terms), rows, reml=reml)
     settings = {"weights": weights if isinstance(weights, str) else None}
@@ -343,17 +381,6 @@ def _given_weights(weights: Any, n: int) -> Array:
     return given
 
 
-def _no_dates(frame: DataFrame, names: set[str]) -> None:
-    from pandas.api.types import infer_dtype
-
-    for name in sorted(names & set(frame.columns)):
-        if infer_dtype(frame[name]).startswith(("date", "time")):
-            raise BadData(
-                f"Column {name!r} holds dates or times, which a term or response cannot use. Turn it into numbers, such "
-                "as days since the first."
-            )
-
-
 def _used_columns(formula: Formula, frame: DataFrame) -> list[str]:
     used = _variables(formula.response) + _variables(formula.parametric)
     for term in formula.shared:
@@ -370,7 +397,9 @@ def _variables(text: str) -> list[str]:
     try:
         return sorted(name for name in model_description(f"0 + {text}").var_names if name)
     except TypeError as error:
-        raise BadFormula(f"{text!r} could not be understood. Write arithmetic inside I(…), such as I(a + 2 * b).") from error
+        raise BadFormula(
+            f"{text!r} could not be understood. Write arithmetic inside I(…), such as I(a + 2 * b)."
+        ) from error
     except Exception as error:  # formulae raises many kinds, always about the text
         raise BadFormula(f"{text!r} could not be understood: {_reason(error)}") from error
 
@@ -383,8 +412,7 @@ def _require(frame: DataFrame, names: Iterable[str], where: str, who: str = "The
     have = [str(c) for c in frame.columns]
     for name in names:
         if name not in have:
-            near = difflib.get_close_matches(name, have, n=2, cutoff=0.5)
-            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            hint = did_you_mean(name, have)
             raise BadFormula(
                 f"{who} {name!r}, but {where} have no such column.{hint} The columns are {listed(have, 12)}."
             )
@@ -399,50 +427,33 @@ def _without_missing(frame: DataFrame, missing: str) -> tuple[DataFrame, Array, 
         column = next(c for c in frame.columns if bad[c].any())
         rows = np.flatnonzero(bad[column])
         raise ValueError(
-            f"Column {column!r} has no value (NaN) in row {listed(rows)} (rows count from 0). Use missing='drop' to leave "
-            "such rows out, or fill the values in."
+            f"Column {column!r} has no value (NaN) in row {listed(rows)} (rows count from 0). Use "
+            "missing='drop' "
+            "to leave such rows out, or fill the values in."
         )
     if not len(kept):
-        raise ValueError("Every row has a missing value in a column that the formula uses, so no row is left.")
-    dropped = len(frame) - len(kept)
-    return frame.iloc[kept].reset_index(drop=True), kept, (f"{dropped} of {len(frame)} rows dropped: missing values",)
-
-
-def _numeric(column: Any, name: str, what: str) -> Array:
-    if not _is_numeric(column):
-        text = [i for i, v in enumerate(column) if not _is_number(v)]
-        row = text[0] if text else 0
         raise ValueError(
-            f"The {what} {name!r} must be numbers, but holds {str(column.iloc[row])!r} in row {row} (rows count from 0). "
-            "Convert the column, or correct that value."
+            "Every row has a missing value in a column that the formula uses, so no row is left."
         )
-    return column.to_numpy(float)
-
-
-def _is_numeric(column: Any) -> bool:
-    """Whether a settled column holds numbers or truth values."""
-    import pandas as pd
-
-    return pd.api.types.is_numeric_dtype(column)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+    dropped = len(frame) - len(kept)
+    return (
+        frame.iloc[kept].reset_index(drop=True),
+        kept,
+        (f"{dropped} of {len(frame)} rows dropped: missing values",),
+    )
 
 
 def _response(formula: Formula, frame: DataFrame) -> Array:
     name = formula.response.strip("`")
     if name in frame.columns:
-        return _numeric(frame[name], name, "response")
+        return numbers(frame[name], name, "response")
     for column in _variables(formula.response):
-        _numeric(frame[column], column, "response")
+        numbers(frame[column], column, "response")
     design = _design(f"0 + {formula.response}", frame, formula.response)
     if design is None or design.design_matrix.shape[1] != 1:
-        raise BadFormula(f"The response {formula.response!r} must be one column. For arithmetic write I(a + b).")
+        raise BadFormula(
+            f"The response {formula.response!r} must be one column. For arithmetic write I(a + b)."
+        )
     return np.asarray(design.design_matrix, float)[:, 0]
 
 
@@ -473,7 +484,7 @@ def _split_offset(design: Any, matrix: Array) -> tuple[Array, Array | float]:
 
 
 def _design(text: str, frame: DataFrame, shown: str) -> Any:
-    """formulae's design of parametric terms; None if there are no terms."""
+    """The design that formulae makes of parametric terms; None if there are no terms."""
     from formulae import design_matrices
     from formulae.environment import Environment
 
@@ -483,29 +494,17 @@ def _design(text: str, frame: DataFrame, shown: str) -> Any:
             return design_matrices(text, frame, na_action="error", env=known).common
     except KeyError as error:
         raise BadFormula(
-            f"{shown!r} uses {error.args[0]!r}, which is neither a column nor a known function. Functions are "
-            f"{', '.join((*FUNCTIONS, *CODINGS))}."
+            f"{shown!r} uses {error.args[0]!r}, which is neither a column nor a known function. Functions "
+            f"are {', '.join((*FUNCTIONS, *CODINGS))}."
         ) from None
     except Exception as error:
-        words = [name for name in _variables(text) if name in frame and not _is_numeric(frame[name])]
-        why = f"{words[0]!r} holds text, not numbers." if words and isinstance(error, TypeError) else _reason(error)
-        raise BadFormula(f"{shown!r} could not be evaluated: {why}") from error
-
-
-def _as_fitted(column: Any, fitted: Any) -> Any:
-    """A column of new data, of the kind that the fit saw under its name."""
-    name, new = column.name, settled(column)
-    missing = np.flatnonzero(column.isna())
-    if len(missing):
-        raise ValueError(
-            f"Column {name!r} of the new data has no value (NaN) in row {listed(missing)} (rows count from 0). Leave "
-            "such rows out, or fill the values in."
+        words = [name for name in _variables(text) if name in frame and not is_numeric(frame[name])]
+        why = (
+            f"{words[0]!r} holds text, not numbers."
+            if words and isinstance(error, TypeError)
+            else _reason(error)
         )
-    if _is_numeric(fitted):
-        _numeric(new, name, "column")
-    elif not hasattr(fitted, "cat") and _is_numeric(new):
-        return new.map(str)
-    return new
+        raise BadFormula(f"{shown!r} could not be evaluated: {why}") from error
 
 
 def _evaluate_new(design: Any, frame: DataFrame) -> Array:
@@ -517,12 +516,15 @@ def _evaluate_new(design: Any, frame: DataFrame) -> Array:
         if not found:
             raise
         raise ValueError(
-            f"{found[2]!r} is a fixed effect, and its level {found[1]!r} was not in the fit, so its effect is unknown. "
-            "Leave such rows out, or make it a grouping factor: (1 | …)."
+            f"{found[2]!r} is a fixed effect, and its level {found[1]!r} was not in the fit, so its effect "
+            "is "
+            "unknown. Leave such rows out, or make it a grouping factor: (1 | …)."
         ) from None
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(bad):
-        raise ValueError(f"The new data have a missing or infinite value in row {listed(bad)} (rows count from 0).")
+        raise ValueError(
+            f"The new data have a missing or infinite value in row {listed(bad)} (rows count from 0)."
+        )
     return matrix
 
 
