@@ -26,7 +26,23 @@ _HOMES = {
 }
 _MODULES = ("likelihoods", "priors", "testing", "textbook")
 
-__all__ = [*_HOMES, *_MODULES]
+__all__ = [
+    "Fit",
+    "Flat",
+    "Gaussian",
+    "InMemory",
+    "LinearModel",
+    "Poisson",
+    "RandomEffects",
+    "Ridge",
+    "RidgeEB",
+    "fit",
+    "likelihoods",
+    "load",
+    "priors",
+    "testing",
+    "textbook",
+]
 
 if TYPE_CHECKING:
     from marglik import likelihoods, priors, testing, textbook

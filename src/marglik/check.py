@@ -13,7 +13,7 @@ from marglik.uncertainty import limit_values
 
 if TYPE_CHECKING:
     from marglik.hyperparameters import Hyperparameters
-    from marglik.learn import Optimum
+    from marglik.learn import Found
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Check:
     verdict: str
 
     @classmethod
-    def of(cls, optimum: Optimum, names: Hyperparameters, exact: bool, findings: Mapping[str, str]) -> Check:
+    def of(cls, optimum: Found, names: Hyperparameters, exact: bool, findings: Mapping[str, str]) -> Check:
         """Check an optimum."""
         free = optimum.free
         H = -np.where(free[:, :, None] & free[:, None, :], optimum.hessian, 0)
@@ -57,7 +57,12 @@ class Check:
         many = {names[i].name: int(n) for i, n in enumerate(optimum.limit.sum(axis=0)) if len(free) > 1}
         converged = bool(np.all(optimum.converged)) and not findings
         return cls(
-            gradient, curvature, boundary, converged, exact, _verdict(converged, curvature, exact, boundary, many, findings)
+            gradient,
+            curvature,
+            boundary,
+            converged,
+            exact,
+            _verdict(converged, curvature, exact, boundary, many, findings),
         )
 
     def __str__(self) -> str:

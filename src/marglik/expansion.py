@@ -208,8 +208,8 @@ class LikelihoodSums(RowSums):
 class LinearExpansion(Expansion):
     """A linear model's log joint density in factor coordinates, w = L(θ) u:
 
-        log p(y, u|θ) = Σ log p(y_i|η_i) − |u|²/2 − (q/2) log 2π,        η = X L u
-        H = Lᵀ XᵀWX L + I   (no I on flat columns)
+    log p(y, u|θ) = Σ log p(y_i|η_i) − |u|²/2 − (q/2) log 2π,        η = X L u
+    H = Lᵀ XᵀWX L + I   (no I on flat columns)
     """
 
     model: LinearModel

@@ -20,9 +20,8 @@ from marglik.uncertainty import scale_limits, wald
 from marglik.validate import check_grouping, check_noise, listed
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from numpy import ndarray as Array
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 
 class Source(Protocol):
@@ -59,7 +58,7 @@ class Fit:
     model: Model
     evidence_method: EvidenceMethod
     reason: str
-    optimum: learn.Optimum | learn.Located
+    optimum: learn.Found
     objective: learn.Objective
     source: Source | None = None
     notes: tuple[str, ...] = ()
@@ -170,7 +169,7 @@ class Fit:
             limits = scale_limits(self.objective, self.optimum)[:, shown]
             table["upper"] = np.where(at_limit, limits, table["upper"])
         if self._many:
-            index = pd.MultiIndex.from_product([range(len(self.optimum.theta)), names], names=["target", "name"])
+            index: Any = pd.MultiIndex.from_product([range(len(self.optimum.theta)), names], names=["target", "name"])
         else:
             index = pd.Index(names, name="name")
         frame = pd.DataFrame({column: values.reshape(-1) for column, values in table.items()}, index=index)
@@ -196,7 +195,9 @@ class Fit:
 
     def _terms(self, what: str) -> TermPosterior:
         if not isinstance(self.posterior, TermPosterior):
-            raise Unsupported(f"A program has no {what}: that is for linear models. Its sites are in fit.posterior.mean.")
+            raise Unsupported(
+                f"A program has no {what}: that is for linear models. Its sites are in fit.posterior.mean."
+            )
         return self.posterior
 
     @property
@@ -281,9 +282,13 @@ class Fit:
 
         parts = self._terms("terms").occam()
         if self._many:
-            return pd.DataFrame(parts).rename_axis("target").melt(
-                ignore_index=False, var_name="part", value_name="nats"
-            ).set_index("part", append=True).sort_index(level="target", sort_remaining=False)
+            return (
+                pd.DataFrame(parts)
+                .rename_axis("target")
+                .melt(ignore_index=False, var_name="part", value_name="nats")
+                .set_index("part", append=True)
+                .sort_index(level="target", sort_remaining=False)
+            )
         return pd.DataFrame({"nats": pd.Series(parts)}).rename_axis("part")
 
     def predict(
@@ -498,7 +503,8 @@ def _check_learnable(model: LinearModel, learned: set[str]) -> None:
     elif not left_over.all():
         constant = listed(np.flatnonzero(left_over == 0))
         warnings.warn(
-            f"Target {constant} is constant, so there is nothing to learn: its coefficients are zero, its log evidence NaN.",
+            f"Target {constant} is constant, so there is nothing to learn: its coefficients are zero and its log "
+            "evidence is NaN.",
             stacklevel=5,
         )
 
@@ -524,14 +530,12 @@ def _registry_name(method: EvidenceMethod) -> str:
     return next(name for name, cls in EvidenceMethod.registry.items() if type(method) is cls)
 
 
-def _best(
-    objective: learn.Objective, starts: Array, free: Array, restarts: int, seed: int
-) -> learn.Optimum:
+def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int, seed: int) -> learn.Optimum:
     """The best of the maxima reached from the best starts, and from zero for each scale."""
     starts = np.asarray(starts, float)
     starts = starts[:, None] if starts.ndim == 2 else starts
     found = [objective.evidence(s) for s in starts]
-    values = [e.log_value[0] if "mode" not in e.checks else -np.inf for e in found]
+    values = [np.ravel(e.log_value)[0] if "mode" not in e.checks else -np.inf for e in found]
     if not np.isfinite(max(values)):
         why = next((e.checks["mode"] for e in found if "mode" in e.checks), "It is not finite at any start value.")
         raise ValueError(f"The evidence could not be computed. {why}")
@@ -557,7 +561,7 @@ def _best(
 MOST_SCALES_TRIED_AT_ZERO = 4
 
 
-def _finished(model: Model, choice: Any, optimum: learn.Optimum, objective: Any, source: Any, notes: Any) -> Fit:
+def _finished(model: Model, choice: Any, optimum: learn.Found, objective: Any, source: Any, notes: Any) -> Fit:
     fit = Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
     if isinstance(optimum, learn.Optimum) and not np.all(optimum.converged):
         which = "" if len(optimum.converged) == 1 else f" for {int((~optimum.converged).sum())} targets"

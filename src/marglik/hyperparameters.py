@@ -137,7 +137,7 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
         """Names in order."""
         return tuple(h.name for h in self)
 
-    def index(self, name: str, *_: object) -> int:  # type: ignore[override]
+    def index(self, name: str, *_: object) -> int:
         """Position of a name; raises `UnknownName` with the nearest names."""
         if name not in self.names:
             raise UnknownName(name, (h.name for h in self if not h.fixed_effect))

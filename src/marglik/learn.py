@@ -67,7 +67,7 @@ class Objective:
     def evaluate(self, theta: Float[Array, "V k"], warm: Any = None) -> tuple[Array, Array, Array | None, Any]:
         """Value (V,), gradient (V, k) and Hessian (V, k, k) or None in θ, and the next warm start."""
         e = self.evidence(theta, warm)
-        value, gradient, hessian = e.log_value, e.gradient, e.hessian
+        value, gradient, hessian = np.asarray(e.log_value), e.gradient, e.hessian
         if "mode" in e.checks:
             value = np.full_like(value, -np.inf)
         for name, prior in self.hyperprior.items():
@@ -197,8 +197,34 @@ class Located:
         return still & np.isfinite(self.value) & _is_newton(self.hessian, self.free)
 
 
+Found = Optimum | Located
+
+
 def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"]) -> Optimum:
     """The maximum next to ``start`` over the free coordinates.
+
+    Along φ the evidence is flat where a scale is tiny. A single target that comes to rest there although the evidence
+    rises with the variance is woken at the scale's natural size.
+    """
+    optimum = _climb(objective, start, free)
+    if len(start) > 1:
+        return optimum
+    for _ in range(2):
+        asleep = np.zeros_like(optimum.free)
+        for i, h in enumerate(objective.hyperparameters):
+            if h.even and np.all(free[..., i]) and optimum.theta[0, i] < SMALL * objective.units[i]:
+                asleep[0, i] = objective.slope_in_variance(optimum.theta, i, optimum.warm)[0] > 0
+        if not asleep.any():
+            break
+        woken = _climb(objective, np.where(asleep, objective.units, optimum.theta), free)
+        if woken.value[0] <= optimum.value[0]:
+            break
+        optimum = woken
+    return optimum
+
+
+def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"]) -> Optimum:
+    """Newton's method in φ within a trust region.
 
     A scale that shrinks below a fraction of its natural size is tried at exactly zero: it stays there while the slope
     of the evidence in its variance is negative (it is stationary in the standard deviation at zero always).
@@ -209,14 +235,15 @@ def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array,
     theta = start.copy()
     free = asked & ~(even & (theta == 0))
     limit = asked & even & (theta == 0)
-    V, k = theta.shape
+    V = len(theta)
     radius = np.full(V, RADIUS)
     value, gradient, hessian, warm = objective.at(theta, free, None)
     converged = np.zeros(V, bool)
     trace = [value]
-    released = np.zeros((V, k), bool)
 
-    for iteration in range(1, MAX_STEPS + 1):
+    iteration = 0
+    while iteration < MAX_STEPS:
+        iteration += 1
         step, gain = _newton_step(gradient, hessian, free, radius)
         length = np.abs(step).max(axis=1, initial=0)
         newton = _is_newton(hessian, free)
@@ -248,7 +275,7 @@ def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array,
         warm = new_warm if accept.any() else warm
         trace.append(value)
 
-        tried = _try_zero(objective, theta, value, gradient, free & even & ~released, warm)
+        tried = _try_zero(objective, theta, value, gradient, free & even, warm)
         if tried.any():
             theta = np.where(tried, 0.0, theta)
             limit |= tried
@@ -257,7 +284,7 @@ def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array,
         if not (active & accept).any() and (radius[active] < 1e-12).all():
             break
 
-    for i in np.flatnonzero((limit & even).any(axis=0)):
+    for i in map(int, np.flatnonzero((limit & even).any(axis=0))):
         back = limit[:, i] & (theta[:, i] == 0) & (objective.slope_in_variance(theta, i, warm) > 0)
         converged = converged & ~back
     return Optimum(theta, value, gradient, hessian, free, limit, converged, iteration, trace, warm)
@@ -285,7 +312,7 @@ def _with_unit_diagonal(H: Array, free: Array) -> Array:
 
 def _is_newton(H: Array, free: Array) -> Array:
     """Whether H is negative definite over the free coordinates."""
-    return (np.linalg.eigvalsh(_with_unit_diagonal(H, free)) < 0).all(axis=1)
+    return np.all(np.linalg.eigvalsh(_with_unit_diagonal(H, free)) < 0, axis=1)
 
 
 def _moved(objective: Objective, theta: Array, step: Array) -> Array:
@@ -314,13 +341,13 @@ def _try_zero(
     """Which of the falling small scales belong at zero: there the evidence is no lower and falls with the variance."""
     small = scales & (theta < SMALL * objective.units) & (gradient < 0) & (theta > 0)
     out = np.zeros_like(small)
-    for i in np.flatnonzero(small.any(axis=0)):
+    for i in map(int, np.flatnonzero(small.any(axis=0))):
         slope = objective.slope_in_variance(theta, i, warm)
         out[:, i] = small[:, i] & (slope < 0)
     return out
 
 
-def covariance(optimum: Optimum) -> Float[Array, "V k k"]:
+def covariance(optimum: Found) -> Float[Array, "V k k"]:
     """Inverse of the negative Hessian in φ over the free coordinates, zero elsewhere; NaN where it is not a maximum."""
     H = -_with_unit_diagonal(optimum.hessian, optimum.free)
     out = np.full_like(H, np.nan)

@@ -53,6 +53,10 @@ class Model(ABC):
         """Whether the evidence is known along a single scale in closed form; see `LinearModel`."""
         return False
 
+    def subset(self, targets: Array) -> Model:
+        """The model of some of the targets."""
+        return self
+
     def improper(self, H: Arrow) -> str | None:
         """Why the posterior with this precision has no finite volume, if it has none."""
         return None
@@ -233,7 +237,8 @@ class LinearModel(Model):
         terms = [term for term in self.prior if term.grouped]
         if len(terms) > 1:
             raise ValueError(
-                f"The model has {len(terms)} grouping terms, {', '.join(t.label for t in terms)}; one is supported so far. "
+                f"The model has {len(terms)} grouping terms, {', '.join(t.label for t in terms)}; one is supported so "
+                "far. "
                 "Keep the one that matters most and enter the others as fixed effects."
             )
         return terms[0] if terms else None
@@ -324,15 +329,14 @@ class LinearModel(Model):
         border = np.column_stack([flat, *(self.scaled(t.columns) for t in self.dense)])
         if grouped is None:
             return Columns(np.zeros((n, 1)), np.zeros(n, int), 0, border, flat.shape[1])
-        return Columns(self.scaled(grouped.columns), grouped.codes, len(grouped.levels), border, flat.shape[1])
+        codes, n_levels = grouped.codes, len(grouped.levels)  # type: ignore[attr-defined]
+        return Columns(self.scaled(grouped.columns), codes, n_levels, border, flat.shape[1])
 
     @cached_property
     def gram_sums(self) -> GramSums:
         """XᵀX, Xᵀy, yᵀy: after this one pass a Gaussian model never looks at its rows again."""
         y = self.residuals.read(slice(0, 1))[0][:, 0]
-        return GramSums(
-            self.columns.gram(None, self.rows), self.columns.transpose_times(y, self.rows), float(y @ y)
-        )
+        return GramSums(self.columns.gram(None, self.rows), self.columns.transpose_times(y, self.rows), float(y @ y))
 
     @property
     def log_volume(self) -> float:
@@ -382,7 +386,6 @@ class LinearModel(Model):
     def start_theta(self):
         units = np.concatenate([term.units() for term in self.prior])
         own = np.array(self.likelihood.start_theta(self.rows.y))
-        scale = own[0] if self.likelihood.gaussian else 1.0
+        scale = (own[0] or 1.0) if self.likelihood.gaussian else 1.0
         flat = self.start_flat() if self.flat_in_theta else np.zeros(0)
         return np.array([[*(r * scale * units), *own, *flat] for r in (0.1, 0.3, 1.0, 3.0)])
-

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -68,7 +68,10 @@ class Posterior(ABC):
         targets a first axis of length V. Programs: site → values.
     """
 
-    mean: Mapping[str, Array]
+    @property
+    @abstractmethod
+    def mean(self) -> Mapping[str, Array]:
+        """Term's label → posterior means."""
 
     @property
     @abstractmethod
@@ -180,7 +183,7 @@ class ArrowPosterior(TermPosterior):
         draws = self.joint.draws(n, np.random.default_rng(seed))
         c = self.model.columns
         size = c.n_levels * c.Z.shape[1]
-        return self._by_term(draws[:, :size].reshape(n, c.n_levels, -1), draws[:, size:])
+        return self._by_term(draws[:, :size].reshape(n, c.n_levels, c.Z.shape[1]), draws[:, size:])
 
     @cached_property
     def edf(self):
@@ -356,7 +359,7 @@ class SpectralPosterior(TermPosterior):
             out[flat] = self._scalar(np.full(len(self.a), float(self.model.n_flat)))
         return {t.label: out[t.label] for t in self.model.prior}
 
-    def _scalar(self, x: Array) -> Array:
+    def _scalar(self, x: Array) -> Any:
         return float(x[0]) if self.model.rows.y.ndim == 1 else x
 
     def occam(self):

@@ -267,9 +267,7 @@ class RandomEffects(Term):
         return len(self.levels) * len(self.coefficients)
 
     def hyperparameters(self):
-        return tuple(
-            Hyperparameter(f"sd({c} | {self.group})", Positive(), even=True) for c in self.coefficients
-        )
+        return tuple(Hyperparameter(f"sd({c} | {self.group})", Positive(), even=True) for c in self.coefficients)
 
     def factor(self, theta):
         return np.diag(np.asarray(theta, float))

@@ -130,13 +130,15 @@ class Eigen(Basis):
 
     def profile(self, targets, shifts):
         c2 = self.squares[targets]
-        share = shifts / (self.eigenvalues[:, None] + shifts)
-        return c2 @ share, c2 @ (share * (1 - share))
+        inverse = 1 / (self.eigenvalues[:, None] + shifts)
+        share = shifts * inverse
+        return c2 @ share, c2 @ (share * (self.eigenvalues[:, None] * inverse))
 
     def quadratic(self, targets, shift):
-        share = shift[:, None] / (self.eigenvalues + shift[:, None])
+        inverse = 1 / (self.eigenvalues + shift[:, None])
+        share = shift[:, None] * inverse
         first = self.squares[targets] * share
-        second = first - first * share
+        second = first * (self.eigenvalues * inverse)
         slope = second @ self._ones
         return first @ self._ones, slope, slope - 2 * ((second * share) @ self._ones)
 
@@ -256,20 +258,24 @@ class Residuals:
 
     def spread(self) -> Float[Array, "V"]:
         """Sum of squares of each response less its first value, rows scaled."""
-        y = self.y.astype(np.float64) if self.offset is None else self.y - self.offset[:, None]
+        y = self.y.astype(np.float64)
         y = y - y[0]
+        if self.offset is not None:
+            y -= (self.offset - self.offset[0])[:, None]
         return ((y if self.row_scale is None else y * self.row_scale[:, None]) ** 2).sum(axis=0)
 
     def read(self, targets: slice) -> tuple[Float[Array, "n v"], Float[Array, "f v"]]:
         """The residuals of some targets, rows scaled, and the flat weights of that fit."""
         y = self.y[:, targets].astype(np.float64)
-        if self.offset is not None:
-            y -= self.offset[:, None]
+        offset = 0.0 if self.offset is None else self.offset[:, None]
         shift = np.zeros((self.Q.shape[1], y.shape[1]))
         if self.constant is not None:  # y less one of its own values is exact, however large their mean
             j, c = self.constant
-            shift[j] = y[0] / c
+            first = 0.0 if self.offset is None else self.offset[0]
+            shift[j] = (y[0] - first) / c
             y -= y[0].copy()
+            offset = offset - first
+        y -= offset
         if self.row_scale is not None:
             y *= self.row_scale[:, None]
         if len(shift):
@@ -354,9 +360,7 @@ class Spectrum:
         return d[-self.rank :], U[:, -self.rank :]
 
 
-def reduce(
-    X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, n_observations: float
-) -> Spectrum:
+def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, n_observations: float) -> Spectrum:
     """One XᵀX (or XXᵀ), one XᵀY, one factorisation.
 
     Parameters
@@ -374,27 +378,30 @@ def reduce(
     f = Q.shape[1]
     if not (X.flags.c_contiguous or X.flags.f_contiguous):
         X = np.ascontiguousarray(X)
-    primal = p <= n - f
+    primal = p < n - f  # a square design loses fewer digits as XXᵀ, whose coordinates keep the length of y
     shift, total = np.empty((f, response.n_targets)), np.empty(response.n_targets)
-    products = []
-    means = None
+    products: list[Array] = []
+    means = np.zeros((f, p))
     for targets in response.blocks():
         y, shift[:, targets] = response.read(targets)
         total[targets] = np.einsum("nv,nv->v", y, y)
-        left = y if primal and means is not None else np.hstack([Q, y] if primal else [Q])
-        product = _transposed_product(left, X) if primal or means is None else None
-        if means is None:  # along with the first block, to read X once less
-            means, product = product[:f] / n, product[f:]
-        products.append(product if primal else y.T)
+        if targets.start == 0:  # along with the first block, to read X once less
+            product = _transposed_product(np.hstack([Q, y]) if primal else Q, X)
+            means = product[:f] / n
+            products.append(product[f:] if primal else y.T)
+        else:
+            products.append(_transposed_product(y, X) if primal else y.T)
     z = products[0] if len(products) == 1 else np.concatenate(products)
-    gram = _gram(X, Q, means, primal)
-    if gram is None:
+    corrected = _gram(X, Q, means, primal)
+    if corrected is None:
         X, means = X - Q @ means, np.zeros_like(means)
         gram = _lower_gram(X) if primal else _lifted(_lower_gram(X.T), Q)
+    else:
+        gram = corrected
 
-    rounding = max(n, p) * EPS
-    basis = _tridiagonal(gram, z[0], primal, n - f) if len(z) == 1 and len(gram) > 48 else None
-    basis = basis or _eigen(gram, z, primal, 0 if primal else f, rounding)
+    basis: Basis | None = _tridiagonal(gram, z[0], primal, n - f) if len(z) == 1 and len(gram) > 48 else None
+    if basis is None:
+        basis = _eigen(gram, z, primal, 0 if primal else f, max(n, p) * EPS)
     rest = _rest(basis, X, Q, means, response, total, n - f)
     if len(basis.eigenvalues) < n_observations - f:  # an exact fit is known to rounding only
         rest = np.maximum(rest, EPS**2 * n * total)
@@ -430,6 +437,8 @@ def _lifted(A: Array, Q: Array) -> Array:
 
 def _transposed_product(y: Float[Array, "n v"], X: Float[Array, "n p"]) -> Float[Array, "v p"]:
     """yᵀX, by SciPy's BLAS like all heavy algebra here: two BLAS pools would get in each other's way."""
+    if not y.shape[1]:
+        return np.zeros((0, X.shape[1]))
     if y.shape[1] == 1:
         return (blas.dgemv(1.0, X.T, y[:, 0]) if X.flags.c_contiguous else blas.dgemv(1.0, X, y[:, 0], trans=1))[None]
     if X.flags.c_contiguous:

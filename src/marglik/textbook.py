@@ -128,9 +128,7 @@ def scalar_log_likelihood(x: ArrayLike, y: ArrayLike, w: ArrayLike, noise_varian
     return _plain(q.log_best_fit - _exp(_log_product(q.log_precision, 2 * log_distance)) / 2)
 
 
-def scalar_log_evidence(
-    x: ArrayLike, y: ArrayLike, prior_variance: ArrayLike, noise_variance: float
-) -> Numbers:
+def scalar_log_evidence(x: ArrayLike, y: ArrayLike, prior_variance: ArrayLike, noise_variance: float) -> Numbers:
     """Log marginal likelihood of the prior variance.
 
         log p(y|σ²) = −n/2 log 2πδ² − ½ log(1 + cσ²/δ²) − ½ [v/δ² − m²/(δ⁴(1/σ² + c/δ²))]
@@ -166,9 +164,7 @@ def scalar_log_evidence(
     return best_fit + misfit + occam
 
 
-def scalar_decomposition(
-    x: ArrayLike, y: ArrayLike, prior_variance: ArrayLike, noise_variance: float
-) -> Decomposition:
+def scalar_decomposition(x: ArrayLike, y: ArrayLike, prior_variance: ArrayLike, noise_variance: float) -> Decomposition:
     """Fit against complexity: the log evidence as three terms.
 
         best_fit = log p(y|ŵ_ML) = −n/2 log 2πδ² − RSS/2δ²
@@ -192,9 +188,7 @@ def scalar_decomposition(
     return Decomposition(q.log_best_fit, _plain(0 - _exp(q.log_signal - growth) / 2), _plain(0 - growth / 2))
 
 
-def scalar_log_evidence_slope(
-    x: ArrayLike, y: ArrayLike, prior_variance: ArrayLike, noise_variance: float
-) -> Numbers:
+def scalar_log_evidence_slope(x: ArrayLike, y: ArrayLike, prior_variance: ArrayLike, noise_variance: float) -> Numbers:
     """Derivative of the log evidence in the prior variance.
 
         d log p(y|σ²) / dσ² = ½ (c/δ²) [t/(1 + r) − 1] / (1 + r)
@@ -297,9 +291,7 @@ def scalar_map(x: ArrayLike, y: ArrayLike, prior_variance: ArrayLike, noise_vari
     return scalar_posterior(x, y, prior_variance, noise_variance).mean
 
 
-def scalar_posterior(
-    x: ArrayLike, y: ArrayLike, prior_variance: ArrayLike, noise_variance: float
-) -> Posterior:
+def scalar_posterior(x: ArrayLike, y: ArrayLike, prior_variance: ArrayLike, noise_variance: float) -> Posterior:
     """Posterior mean and variance of the weight.
 
         E[w|y]   = σ²m / (δ² + σ²c)
@@ -320,9 +312,7 @@ def scalar_posterior(
     return Posterior(_plain(mean), _plain(variance))
 
 
-def scalar_log_joint(
-    x: ArrayLike, y: ArrayLike, w: ArrayLike, prior_sd: ArrayLike, noise_variance: float
-) -> Numbers:
+def scalar_log_joint(x: ArrayLike, y: ArrayLike, w: ArrayLike, prior_sd: ArrayLike, noise_variance: float) -> Numbers:
     """Log joint density of the data and the weight, a function of the weight and its prior scale.
 
         log p(y, w|σ) = log p(y|w) − ½ log 2πσ² − w²/2σ²

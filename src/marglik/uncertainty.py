@@ -21,7 +21,7 @@ DROP = 2.705543454095404 / 2
 """Half the 0.90 quantile of χ²₁: at a boundary the likelihood ratio is zero half of the time (Self & Liang 1987)."""
 
 
-def wald(names: Hyperparameters, optimum: learn.Optimum | learn.Located, level: float = 0.95) -> dict[str, Float[Array, "V k"]]:
+def wald(names: Hyperparameters, optimum: learn.Found, level: float = 0.95) -> dict[str, Float[Array, "V k"]]:
     """Columns ``estimate, se, lower, upper, at_boundary``; intervals on the unconstrained scale."""
     theta = np.where(optimum.limit, limit_values(names, optimum), optimum.theta)
     variance = np.einsum("vkk->vk", learn.covariance(optimum))
@@ -41,7 +41,7 @@ def wald(names: Hyperparameters, optimum: learn.Optimum | learn.Located, level: 
     }
 
 
-def limit_values(names: Hyperparameters, optimum: learn.Optimum | learn.Located) -> Float[Array, "V k"]:
+def limit_values(names: Hyperparameters, optimum: learn.Found) -> Float[Array, "V k"]:
     """The end of the support that each coordinate runs to."""
     lower = np.array([h.support.lower for h in names])
     upper = np.array([h.support.upper for h in names])
@@ -50,12 +50,12 @@ def limit_values(names: Hyperparameters, optimum: learn.Optimum | learn.Located)
     return np.where(phi < 0, lower, upper)
 
 
-def scale_limits(objective: learn.Objective, optimum: learn.Optimum | learn.Located) -> Float[Array, "V k"]:
+def scale_limits(objective: learn.Objective, optimum: learn.Found) -> Float[Array, "V k"]:
     """For scales at zero, where the log evidence with the others re-optimised has dropped by `DROP`."""
     V, k = optimum.theta.shape
     out = np.full((V, k), np.nan)
     estimates = limit_values(objective.hyperparameters, optimum)
-    for i in np.flatnonzero(optimum.limit.any(axis=0)):
+    for i in map(int, np.flatnonzero(optimum.limit.any(axis=0))):
         rows = np.flatnonzero(optimum.limit[:, i] & (estimates[:, i] == 0))
         there = objective if V == 1 else replace(objective, model=objective.model.subset(rows))
         out[rows, i] = _drop_point(there, optimum.theta[rows], optimum.value[rows], optimum.free[rows], i)

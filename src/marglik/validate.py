@@ -24,13 +24,13 @@ COLLINEAR = 1e-10
 
 def listed(items: Iterable[object], most: int = 5) -> str:
     """'a, b, c' or 'a, b, c, d, e and 7 more'."""
-    items = [str(i) for i in items]
-    rest = len(items) - most
-    return ", ".join(items) if rest <= 0 else f"{', '.join(items[:most])} and {rest} more"
+    words = [str(i) for i in items]
+    rest = len(words) - most
+    return ", ".join(words) if rest <= 0 else f"{', '.join(words[:most])} and {rest} more"
 
 
 def did_you_mean(name: str, names: Iterable[str], most: int = 2) -> str:
-    """" Did you mean 'x'?" with the nearest names; nothing if none is near."""
+    """ " Did you mean 'x'?" with the nearest names; nothing if none is near."""
     near = difflib.get_close_matches(name, list(names), n=most, cutoff=0.5)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
@@ -130,7 +130,7 @@ def independent_columns(X: Float[Array, "n f"], names: Sequence[str]) -> tuple[A
     if new.min() <= COLLINEAR:
         j = int(np.argmax(new <= COLLINEAR))
         share = np.abs(solve_triangular(R[:j, :j], R[:j, j], check_finite=False)) if j else np.zeros(0)
-        others = [repr(names[i]) for i in np.flatnonzero(share > 1e-6 * max(share.max(initial=0), 1e-300))]
+        others = [repr(names[int(i)]) for i in np.flatnonzero(share > 1e-6 * max(share.max(initial=0), 1e-300))]
         constant = np.ptp(X[:, j]) == 0
         what = "is constant, like" if constant and len(others) == 1 else "is a linear combination of"
         raise ValueError(
@@ -144,9 +144,7 @@ EXACT_FIT = 1e-24
 """A response counts as fitted exactly when no more than this fraction of its sum of squares is left over."""
 
 
-def check_noise(
-    left_over: Float[Array, "V"], total: Float[Array, "V"], n_rows: float, n_flat: int
-) -> None:
+def check_noise(left_over: Float[Array, "V"], total: Float[Array, "V"], n_rows: float, n_flat: int) -> None:
     """The noise of a Gaussian can be learned: rows are left over, and so is some of the response.
 
     Without either, the evidence rises without bound as the noise goes to zero.

@@ -29,7 +29,7 @@ def choose(model: Model, asked: str = "auto") -> Choice:
     if asked == "auto":
         if Exact().unsuited(model) is None:
             return Choice(Exact(), "the likelihood is Gaussian, so the integral has a closed form")
-        return Choice(Laplace(), f"the integral has no closed form ({Exact().unsuited(model)} otherwise)")
+        return Choice(Laplace(), f"the integral has no closed form: the exact method {Exact().unsuited(model)}")
     if asked not in EvidenceMethod.registry:
         known = ", ".join(["auto", *EvidenceMethod.registry])
         raise ValueError(f"There is no method {asked!r}. The methods are {known}.")
@@ -38,7 +38,8 @@ def choose(model: Model, asked: str = "auto") -> Choice:
     if unsuited is not None:
         other, reason = choose(model)
         raise ValueError(
-            f"method={asked!r} {unsuited}. Use method='{_name(other)}', or method='auto', which chooses it because {reason}."
+            f"method={asked!r} {unsuited}. Use method='{_name(other)}', or method='auto', which chooses it because "
+            f"{reason}."
         )
     return Choice(method, "it was asked for")
 

@@ -40,7 +40,7 @@ class Evidence:
         Findings about the computation: name → sentence. Empty when all is well.
     """
 
-    log_value: Float[Array, "*V"]
+    log_value: Float[Array, "*V"] | float
     gradient: Float[Array, "*V k"]
     hessian: Float[Array, "*V k k"] | None = None
     std_error: float = 0.0

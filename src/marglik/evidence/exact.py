@@ -123,7 +123,7 @@ def _hessian(
     their ratios, which gives the noise's row.
     """
     grouped = model.grouped
-    if grouped is not None and len(grouped.hyperparameters()) > 1 or np.any(theta == 0):
+    if (grouped is not None and len(grouped.hyperparameters()) > 1) or np.any(theta == 0):
         return None
     H, K, u = integral.H, integral.K, integral.u
     own, of_K = _scale_places(model, int(integral.integrated[: model.columns.n_flat].sum()))

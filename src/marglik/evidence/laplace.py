@@ -14,7 +14,6 @@ from marglik.linalg import NotPositiveDefinite
 from marglik.posterior import Gaussian
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from numpy import ndarray as Array
 
     from marglik.expansion import Expansion

@@ -80,7 +80,7 @@ class Profile:
     reach: Callable[[float, float, float], tuple[float, float]]
 
 
-def _both_free(n: int) -> Profile:
+def _both_free(n: float) -> Profile:
     """b = S/n."""
 
     def g(S, S1, S2, t):
@@ -99,16 +99,14 @@ def _noise_given(b: float) -> Profile:
     )
 
 
-def _scale_given(n: int, a: float) -> Profile:
+def _scale_given(n: float, a: float) -> Profile:
     """a given, b = λa."""
 
     def g(S, S1, S2, t):
         e = np.exp(-t) / (2 * a)
         return -n / 2 * t - S * e, -n / 2 - (S1 - S) * e, -(S2 - 2 * S1 + S) * e
 
-    return Profile(
-        g, lambda S, lam: (np.full_like(lam, a), a * lam), lambda low, high, d: (low / n / a, high / n / a)
-    )
+    return Profile(g, lambda S, lam: (np.full_like(lam, a), a * lam), lambda low, high, d: (low / n / a, high / n / a))
 
 
 def maxima(model: LinearModel, theta: Float[Array, "2"], free: Array) -> Float[Array, "V 2"]:
@@ -139,7 +137,7 @@ def _block_maxima(spectrum: Spectrum, t: slice, profile: Profile, scale: bool, n
     grid = _grid(spectrum, t, profile)
     lam = np.exp(grid)
     explained, slope = basis.profile(t, lam)
-    f1 = profile.g(rest[:, None] + explained, slope, 0.0, grid)[1] + basis.half_traces(lam)[0]
+    f1 = profile.g(rest[:, None] + explained, slope, np.zeros(1), grid)[1] + basis.half_traces(lam)[0]
 
     # Every bracket in which the slope changes from up to down holds a maximum; so may both ends, which are limits.
     up = f1 > 0
@@ -200,7 +198,7 @@ def _polish(
     basis = spectrum.basis
     targets = t if len(row) == t.stop - t.start else row + t.start
     rest, x = spectrum.rest[targets], start
-    before, bend = x, 0.0
+    before, bend = x, np.zeros_like(x)
     for attempt in range(100):
         lam = np.exp(x)
         S, S1, S2 = basis.quadratic(targets, lam)
@@ -212,7 +210,7 @@ def _polish(
         concave = curvature < 0
         if attempt:
             bend = np.where(x == before, 0.0, (curvature - bend) / (x - before))
-            if np.abs(moved).max() < 1e-3 and concave.all():
+            if np.abs(moved).max() < 1e-4 and concave.all():
                 break
         new = x + moved
         stays = concave & (new > low) & (new < high)
@@ -222,7 +220,7 @@ def _polish(
             if (high - low < 1e-12).all():
                 break
         before, bend, x = x, curvature, new
-    # The last step, below 1e-3, is Halley's: with the third derivative its error is of fourth order.
+    # The last step, below 1e-4, is Halley's: with the third derivative its error is of fourth order.
     moved = moved * (1 - bend * moved / (2 * curvature))
     S = S + (S1 + S2 * moved / 2) * moved
     value = g + basis.half_log_det(lam) + (slope + (curvature / 2 + bend * moved / 6) * moved) * moved

@@ -106,8 +106,8 @@ def fit(
         translated = program(model, tuple(args), dict(kwargs or {}), tuple(hyper))
         return fit_model(translated, method=method, fixed=fixed, hyperprior=hyperprior, restarts=restarts, seed=seed)
     raise ValueError(
-        f"model must be a formula, a LinearModel or a NumPyro program, but is a {type(model).__name__}. A formula looks "
-        "like 'y ~ x + (1 | g)'."
+        f"model must be a formula, a LinearModel or a NumPyro program, but is a {type(model).__name__}. A formula "
+        "looks like 'y ~ x + (1 | g)'."
     )
 
 

@@ -60,7 +60,9 @@ class Compiled(NamedTuple):
     neg_hessian_vjp: Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
-def program(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], hyper: Sequence[str]) -> Program:
+def program(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], hyper: Sequence[str]
+) -> Program:
     """Run a program once, sort its sites, and return it as a model.
 
     Raises
@@ -73,9 +75,7 @@ def program(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
         # Zero on the unconstrained scale: also improper priors, which have no draws, then have a value.
         started = handlers.substitute(handlers.seed(function, 0), substitute_fn=init_to_uniform(radius=0))
         trace = handlers.trace(started).get_trace(*args, **kwargs)
-    latent = [
-        name for name, s in trace.items() if s["type"] == "sample" and not s["is_observed"] and name not in hyper
-    ]
+    latent = [name for name, s in trace.items() if s["type"] == "sample" and not s["is_observed"] and name not in hyper]
     params = [name for name, s in trace.items() if s["type"] == "param"]
     named = [name for name, s in trace.items() if s["type"] == "sample" and not s["is_observed"]] + params
     for name in hyper:

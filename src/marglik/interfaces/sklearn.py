@@ -133,7 +133,14 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
             self.__dict__.pop("feature_names_in_", None)
             return X, y
         return validate_data(
-            self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2
+            self,
+            X,
+            y,
+            multi_output=True,
+            y_numeric=True,
+            dtype=np.float64,
+            ensure_all_finite=False,
+            ensure_min_samples=2,
         )
 
     def predict(self, X: Any, return_std: bool = False) -> Any:

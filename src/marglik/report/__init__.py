@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A fit for people: tables, pictures, pages."""
