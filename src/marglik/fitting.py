@@ -53,6 +53,22 @@ class Fit:
         How weights were integrated out; ``reason`` says why it was chosen.
     optimum : learn.Optimum
         Where learning ended.
+
+    Examples
+    --------
+    >>> import marglik
+    >>> data = {"y": [1.0, 1.3, 2.9, 3.1, 5.2, 4.8], "g": ["a", "a", "b", "b", "c", "c"]}
+    >>> fit = marglik.fit("y ~ 1 + (1 | g)", data)
+    >>> fit.random_effects("g").round(2)
+       Intercept
+    g
+    a      -1.88
+    b      -0.05
+    c       1.93
+    >>> fit.predict({"g": ["a", "new"]}).round(2)
+    array([1.16, 3.05])
+    >>> print(fit.check())
+    The evidence is at a maximum and is exact.
     """
 
     model: Model
@@ -482,7 +498,7 @@ def _prepare(
 ) -> tuple[learn.Objective, Array, Array]:
     h = model.hyperparameters
     base = h.vector(fixed, np.ones(len(h))) if fixed else np.ones(len(h))
-    free = np.array([x.name not in (fixed or {}) for x in h], bool)
+    free = np.array([x.name not in fixed for x in h], bool) if fixed else np.ones(len(h), bool)
     if isinstance(model, LinearModel):
         _check_learnable(model, {x.name for x, f in zip(h, free, strict=True) if f})
     objective = learn.Objective(method, model, hyperprior or {})
@@ -499,7 +515,9 @@ def _check_learnable(model: LinearModel, learned: set[str]) -> None:
         return
     left_over = model.spectrum.total if model.one_scale else np.array([model.gram_sums.yy])
     if model.rows.y.ndim == 1:
-        check_noise(left_over, model.residuals.spread(), model.rows.n_observations, model.n_flat)
+        y = model.rows.y
+        if not left_over[0] > 1e-12 * (y @ y) or model.rows.n_observations <= model.n_flat:
+            check_noise(left_over, model.residuals.spread(), model.rows.n_observations, model.n_flat)
     elif not left_over.all():
         constant = listed(np.flatnonzero(left_over == 0))
         warnings.warn(

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""p(y|η): how the response scatters around its linear predictor. A likelihood knows nothing of inference."""
+"""p(y|η): how the response scatters around its linear predictor. A likelihood knows nothing of inference.
+
+>>> from marglik import likelihoods
+>>> sorted(likelihoods.Likelihood.registry)
+['gaussian', 'poisson']
+"""
 
 from __future__ import annotations
 
@@ -110,6 +115,15 @@ class Gaussian(Likelihood):
         y_i ~ N(η_i, σ²),    σ = sd(noise)
 
     Quadratic in η, so the evidence has a closed form.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from marglik.likelihoods import Gaussian
+    >>> Gaussian().hyperparameters()[0].name
+    'sd(noise)'
+    >>> Gaussian().log_density(np.array([1.0]), np.array([0.0]), [2.0]).round(4)
+    array([-1.7371])
     """
 
     outcomes = REAL_NUMBERS
@@ -156,6 +170,13 @@ class Poisson(Likelihood):
         y_i ~ Poisson(exp(η_i))
 
     Concave in η, so the posterior mode is unique. An exposure enters as ``offset(log(exposure))``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from marglik.likelihoods import Poisson
+    >>> Poisson().log_density(np.array([3.0]), np.log([2.0]), []).round(4)
+    array([-1.7123])
     """
 
     outcomes = COUNTS

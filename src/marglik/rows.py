@@ -32,6 +32,16 @@ class InMemory:
         How many observations each row stands for.
     chunk : int
         Number of rows that a sum or a map handles at a time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from marglik.rows import InMemory
+    >>> rows = InMemory(np.arange(5.0), chunk=2)
+    >>> rows.sum(lambda part: (rows.y[part].sum(),))
+    (np.float64(10.0),)
+    >>> rows.map(lambda part: 2 * rows.y[part])
+    array([0., 2., 4., 6., 8.])
     """
 
     y: Float[Array, "n *V"]

@@ -115,9 +115,7 @@ def _described(fit: Fit, model: LinearModel, arrays: dict[str, Array]) -> dict[s
         arrays |= {f"data.{name}": values for name, values in columns.items()}
         return {"kind": "formula", "formula": settings, **page}
     if fit.source is not None or not isinstance(model.rows, InMemory):
-        raise Unsupported(
-            "This fit's data are not in memory, so they cannot be saved with it. Save its tables."
-        )
+        raise Unsupported("This fit's data are not in memory, so they cannot be saved with it. Save its tables.")
     terms = [pack(term, f"term{i}", arrays) for i, term in enumerate(model.prior)]
     return {"kind": "arrays", "terms": terms, "rows": pack(model.rows, "rows", arrays), **page}
 
@@ -210,9 +208,7 @@ def _class_at(address: str) -> type:
     if family in REGISTRIES:
         if name not in REGISTRIES[family]:
             raise BadFile(
-                f"The file needs the {family} {name!r}, which is not there. Import the module that defines "
-                "it "
-                "first."
+                f"The file needs the {family} {name!r}, which is not there. Import the module that defines it first."
             )
         return REGISTRIES[family][name]
     kind = getattr(import_module(family), name) if family.startswith("marglik.") else None
@@ -269,9 +265,7 @@ def load(path: str | os.PathLike[str]) -> Fit:
             AttributeError,
             ImportError,
         ) as error:
-            raise BadFile(
-                f"{shown} is damaged: {type(error).__name__}, {error}. Save the fit again."
-            ) from error
+            raise BadFile(f"{shown} is damaged: {type(error).__name__}, {error}. Save the fit again.") from error
 
 
 def _page(file: zipfile.ZipFile, shown: str) -> dict[str, Any]:
@@ -280,14 +274,11 @@ def _page(file: zipfile.ZipFile, shown: str) -> dict[str, Any]:
         if page["program"] != "marglik":
             raise KeyError(PAGE)
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile):
-        raise BadFile(
-            f"{shown} is not a fit that marglik saved. Give a file that fit.save(path) wrote."
-        ) from None
+        raise BadFile(f"{shown} is not a fit that marglik saved. Give a file that fit.save(path) wrote.") from None
     if page["format"] > FORMAT:
         raise BadFile(
-            f"{shown} was written by marglik {page['version']} in format {page['format']}, but this is "
-            f"marglik {__version__}, which reads formats up to {FORMAT}. Upgrade: pip install --upgrade "
-            "marglik."
+            f"{shown} was written by marglik {page['version']} in format {page['format']}, but this is marglik "
+            f"{__version__}, which reads formats up to {FORMAT}. Upgrade: pip install --upgrade marglik."
         )
     return page
 
@@ -314,9 +305,7 @@ def _fit(page: Mapping[str, Any], arrays: Callable[[str], Array]) -> Fit:
     if page["flat_in_theta"]:
         model = replace(model, flat_in_theta=True)
     method = unpack(page["method"], arrays)
-    objective = learn.Objective(
-        method, model, {name: _distribution(p) for name, p in page["hyperprior"].items()}
-    )
+    objective = learn.Objective(method, model, {name: _distribution(p) for name, p in page["hyperprior"].items()})
     if "located" in page["optimum"]:
         theta, asked, steps = (unpack(x, arrays) for x in page["optimum"]["located"])
         optimum: Any = learn.Located(objective, theta, asked, steps)
@@ -331,7 +320,5 @@ def _distribution(page: Mapping[str, Any]) -> Any:
 
     distribution = getattr(stats, page["scipy"], None)
     if not isinstance(distribution, stats.rv_continuous):
-        raise BadFile(
-            f"The file names the hyperprior {page['scipy']!r}, which is no distribution of scipy.stats."
-        )
+        raise BadFile(f"The file names the hyperprior {page['scipy']!r}, which is no distribution of scipy.stats.")
     return distribution(*page["args"], **page["kwds"])

@@ -60,20 +60,24 @@ class Basis(ABC):
 
     @abstractmethod
     def quadratic(self, targets: slice | Array, shift: Float[Array, "V"]) -> tuple[Array, Array, Array]:
-        """λ cᵀ(A + λI)⁻¹c and its first two derivatives in log λ, each target at its own λ."""
+        """λ cᵀ(A + λI)⁻¹c and its first two derivatives in log λ, each target at its own λ (or one, as scalars)."""
 
     @cached_property
     def _ones(self) -> Float[Array, "r"]:
         """To sum over eigenvalues by BLAS: faster than NumPy's sum, for short rows above all."""
         return np.ones(len(self.eigenvalues))
 
+    def half_trace(self, shifts: Float[Array, "g"]) -> Float[Array, "g"]:
+        """First derivative in log λ of `half_log_det`, on a grid of λ."""
+        return (self._ones / 2) @ (self.eigenvalues[:, None] / (self.eigenvalues[:, None] + shifts))
+
     def half_log_det(self, shift: Float[Array, "V"]) -> Float[Array, "V"]:
         """−½ log|A/λ + I|."""
-        return np.log1p(self.eigenvalues / shift[:, None]) @ self._ones / -2
+        return np.log1p(self.eigenvalues / shift[..., None]) @ self._ones / -2
 
     def half_traces(self, shift: Float[Array, "V"]) -> tuple[Float[Array, "V"], Float[Array, "V"]]:
         """First two derivatives in log λ of `half_log_det`."""
-        kept = self.eigenvalues / (self.eigenvalues + shift[:, None])
+        kept = self.eigenvalues / (self.eigenvalues + shift[..., None])
         trace = kept @ self._ones
         return trace / 2, ((kept * kept) @ self._ones - trace) / 2
 
@@ -135,8 +139,8 @@ class Eigen(Basis):
         return c2 @ share, c2 @ (share * (self.eigenvalues[:, None] * inverse))
 
     def quadratic(self, targets, shift):
-        inverse = 1 / (self.eigenvalues + shift[:, None])
-        share = shift[:, None] * inverse
+        inverse = 1 / (self.eigenvalues + shift[..., None])
+        share = shift[..., None] * inverse
         first = self.squares[targets] * share
         second = first * (self.eigenvalues * inverse)
         slope = second @ self._ones
@@ -204,6 +208,7 @@ class Tridiagonal(Basis):
         return (shifts * (x @ self.left))[None], (shifts * np.einsum("gp,gp->g", x, Ty))[None]
 
     def quadratic(self, targets, shift):
+        shift = np.atleast_1d(shift)
         solve = self._solver(np.ones_like(shift), shift)
         x = solve(np.repeat(self.right[None], len(shift), axis=0))
         Ty = x if self.primal else self._times(x)

@@ -33,9 +33,7 @@ SURE = 6e-5
 """Probability of four standard errors or more: what chance may do before a check calls it a fault."""
 
 
-def derivative(
-    f: Callable[[float], ArrayLike], step: float = 0.1, one_sided: bool = False, levels: int = 5
-) -> Array:
+def derivative(f: Callable[[float], ArrayLike], step: float = 0.1, one_sided: bool = False, levels: int = 5) -> Array:
     """f′(0) of a smooth function, by differences at step, step/2, … extrapolated to zero (Romberg).
 
     Parameters
@@ -244,9 +242,7 @@ def _check_slopes(likelihood: Likelihood, y: Array, eta: float, theta: Array, wh
 
     def orders(e: Array, own: Array) -> Array:
         """log_density and its first two derivatives, in units of its width."""
-        return (
-            np.array([likelihood.log_density(y, e, own), *likelihood.derivatives(y, e, own)[:2]]) * powers[:3]
-        )
+        return np.array([likelihood.log_density(y, e, own), *likelihood.derivatives(y, e, own)[:2]]) * powers[:3]
 
     numeric = derivative(lambda t: orders(at + t * width, theta), 0.2)
     what = f"{where}: derivatives (of order 1, 2, 3 from row 0) differ from differences"
@@ -255,9 +251,7 @@ def _check_slopes(likelihood: Likelihood, y: Array, eta: float, theta: Array, wh
     names = Hyperparameters(likelihood.hyperparameters())
     own = likelihood.theta_derivatives(y, at, theta)
     fits = len(own) == len(names) and all(len(one) == 3 for one in own)
-    _require(
-        fits, f"{where}: theta_derivatives must be three arrays for each of {len(names)} hyperparameters."
-    )
+    _require(fits, f"{where}: theta_derivatives must be three arrays for each of {len(names)} hyperparameters.")
     for i, (h, one) in enumerate(zip(names, own, strict=True)):
         unit = np.abs(names.derivatives(theta)[0]) * (np.arange(len(names)) == i)
         numeric = derivative(lambda t, unit=unit: orders(at, theta + t * unit))  # type: ignore[misc]
@@ -275,14 +269,10 @@ def _check_facts(likelihood: Likelihood, y: Array, grid: Array, theta: Array, wh
     if likelihood.gaussian:
         quadratic = np.all(third == 0) and np.ptp(second) <= 1e-12 * abs(second[0])
         _require(quadratic, f"{where}: declared gaussian, but the curvature in η varies.")
-        _agree(
-            likelihood.mean(grid, theta), grid, 1e-12, f"{where}: declared gaussian, but the mean is not η"
-        )
+        _agree(likelihood.mean(grid, theta), grid, 1e-12, f"{where}: declared gaussian, but the mean is not η")
         own = likelihood.hyperparameters()
         single = len(own) == 1 and isinstance(own[0].support, Positive)
-        _require(
-            single, f"{where}: declared gaussian, so θ must be the standard deviation of the noise alone."
-        )
+        _require(single, f"{where}: declared gaussian, so θ must be the standard deviation of the noise alone.")
         _agree(-1 / second[0], theta[0] ** 2, 1e-12, f"{where}: variance of the noise", theta[0] ** 2)
 
 
@@ -347,9 +337,7 @@ def check_prior(
     expected = c * len(term.levels) if term.grouped else c  # type: ignore[attr-defined]
     _require(term.n_weights == expected, f"{owner}: n_weights is {term.n_weights}, but there are {expected}.")
     _check_names(names, owner)
-    _require(
-        not (term.flat and k), f"{owner}: a flat term can have no hyperparameters, but has {names.names}."
-    )
+    _require(not (term.flat and k), f"{owner}: a flat term can have no hyperparameters, but has {names.names}.")
     units = np.asarray(term.units(), float)
     usable = units.shape == (k,) and np.all((units > 0) & np.isfinite(units))
     _require(usable, f"{owner}: units must be {k} positive numbers, but are {units}.")

@@ -30,7 +30,7 @@ def listed(items: Iterable[object], most: int = 5) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str], most: int = 2) -> str:
-    """ " Did you mean 'x'?" with the nearest names; nothing if none is near."""
+    """The nearest names as a question to add to a sentence; empty if none is near."""
     near = difflib.get_close_matches(name, list(names), n=most, cutoff=0.5)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
@@ -113,6 +113,8 @@ def independent_columns(X: Float[Array, "n f"], names: Sequence[str]) -> tuple[A
     if f == 0:
         return X, np.zeros((0, 0))
     length = np.sqrt(np.einsum("ij,ij->j", X, X))
+    if f == 1 and length[0] > 0 and n:
+        return X / length, length[None]
     zero = np.flatnonzero(length == 0)
     if len(zero):
         raise ValueError(
@@ -123,8 +125,6 @@ def independent_columns(X: Float[Array, "n f"], names: Sequence[str]) -> tuple[A
             f"There are {f} fixed effects but only {n} rows, so they cannot all be learned. "
             "Drop some, or give them a prior: ridge(…)."
         )
-    if f == 1:
-        return X / length, length[None]
     Q, R = np.linalg.qr(X / length)
     new = np.abs(R.diagonal())
     if new.min() <= COLLINEAR:

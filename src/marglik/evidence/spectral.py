@@ -115,9 +115,9 @@ def maxima(model: LinearModel, theta: Float[Array, "2"], free: Array) -> Float[A
     V = spectrum.response.n_targets
     if not free.any():
         return np.broadcast_to(theta, (V, 2)).copy()
-    if not spectrum.rank:
-        sigma = np.sqrt(spectrum.total / spectrum.n_free)
-        return np.column_stack([np.zeros(V), sigma if free[1] else np.full(V, theta[1])])
+    if not spectrum.rank or not (free[0] or theta[0]):  # noise alone
+        sigma = np.sqrt(spectrum.total / spectrum.n_free) if free[1] else np.full(V, theta[1])
+        return np.column_stack([np.full(V, 0.0 if free[0] else theta[0]), sigma])
     if free.all():
         profile = _both_free(spectrum.n_free)
     elif free[0]:
@@ -137,7 +137,7 @@ def _block_maxima(spectrum: Spectrum, t: slice, profile: Profile, scale: bool, n
     grid = _grid(spectrum, t, profile)
     lam = np.exp(grid)
     explained, slope = basis.profile(t, lam)
-    f1 = profile.g(rest[:, None] + explained, slope, np.zeros(1), grid)[1] + basis.half_traces(lam)[0]
+    f1 = profile.g(rest[:, None] + explained, slope, slope, grid)[1] + basis.half_trace(lam)
 
     # Every bracket in which the slope changes from up to down holds a maximum; so may both ends, which are limits.
     up = f1 > 0
@@ -155,11 +155,12 @@ def _block_maxima(spectrum: Spectrum, t: slice, profile: Profile, scale: bool, n
         value, a, b = np.where(better, there, value), np.where(better, at_zero, a), np.where(better, 0.0, b)
     if len(row):
         low, high = grid[cell], grid[cell + 1]
-        at_low, at_high = f1[row, cell], f1[row, cell + 1]
-        start = low + (high - low) * at_low / (at_low - at_high)
+        at_low = f1[row, cell]
+        start = low + (high - low) * at_low / (at_low - f1[row, cell + 1])
         for i in _one_a_row(row):
             r = row[i]
-            there, a_there, b_there = _polish(spectrum, t, profile, r, low[i], start[i], high[i])
+            targets = t if len(r) == len(rest) else r + t.start
+            there, a_there, b_there = _polish(spectrum, targets, profile, low[i], start[i], high[i])
             better = there > value[r]
             won = r[better]
             value[won], a[won], b[won] = there[better], a_there[better], b_there[better]
@@ -192,13 +193,20 @@ def _grid(spectrum: Spectrum, t: slice, profile: Profile) -> Float[Array, "g"]:
 
 
 def _polish(
-    spectrum: Spectrum, t: slice, profile: Profile, row: Array, low: Array, start: Array, high: Array
+    spectrum: Spectrum, targets: slice | Array, profile: Profile, low: Array, start: Array, high: Array
 ) -> tuple[Array, Array, Array]:
-    """Safeguarded Newton for the slope's zero in each bracket; returns value and variances there."""
-    basis = spectrum.basis
-    targets = t if len(row) == t.stop - t.start else row + t.start
-    rest, x = spectrum.rest[targets], start
-    before, bend = x, np.zeros_like(x)
+    """Safeguarded Newton for the slope's zero in each target's bracket; returns value and variances there."""
+    if len(start) == 1:  # the same arithmetic on scalars, which NumPy does several times faster than on arrays of one
+        target = targets.start if isinstance(targets, slice) else targets[0]
+        return tuple(map(np.atleast_1d, _newton(spectrum, target, profile, low[0], start[0], high[0])))  # type: ignore
+    return _newton(spectrum, targets, profile, low, start, high)
+
+
+def _newton(
+    spectrum: Spectrum, targets: slice | Array, profile: Profile, low: Array, x: Array, high: Array
+) -> tuple[Array, Array, Array]:
+    basis, rest = spectrum.basis, spectrum.rest[targets]
+    before = last = bend = 0.0 * x
     for attempt in range(100):
         lam = np.exp(x)
         S, S1, S2 = basis.quadratic(targets, lam)
@@ -209,9 +217,10 @@ def _polish(
         moved = -slope / curvature
         concave = curvature < 0
         if attempt:
-            bend = np.where(x == before, 0.0, (curvature - bend) / (x - before))
-            if np.abs(moved).max() < 1e-4 and concave.all():
-                break
+            gone = x - before
+            bend = (curvature - last) / (gone + (gone == 0))
+        if abs(moved).max() < (1e-4 if attempt else 1e-8) and concave.all():
+            break
         new = x + moved
         stays = concave & (new > low) & (new < high)
         if attempt > 5 or not stays.all():  # narrow the brackets, and halve them where Newton leaves
@@ -219,7 +228,7 @@ def _polish(
             new = np.where(stays, new, (low + high) / 2)
             if (high - low < 1e-12).all():
                 break
-        before, bend, x = x, curvature, new
+        before, last, x = x, curvature, new
     # The last step, below 1e-4, is Halley's: with the third derivative its error is of fourth order.
     moved = moved * (1 - bend * moved / (2 * curvature))
     S = S + (S1 + S2 * moved / 2) * moved

@@ -37,7 +37,7 @@ class Commands(click.Group):
                 stream.reconfigure(errors="replace")
         extra["standalone_mode"] = False
         try:
-            status = super().main(args, prog_name or "marglik", **extra)
+            status = super().main(args, "marglik", **extra)
             sys.stdout.flush()
         except BrokenPipeError:
             _stop_writing()
@@ -125,9 +125,7 @@ class Assignment(click.ParamType):
 
     name = "name=value"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
         """Split at the last equals sign."""
         name, sign, number = str(value).rpartition("=")
         try:
@@ -136,9 +134,7 @@ class Assignment(click.ParamType):
             self.fail(f"{value!r} is not of the form NAME=NUMBER, such as 'sd(noise)=1'", param, ctx)
 
 
-@click.group(
-    cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="marglik", message="marglik %(version)s")
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -165,9 +161,7 @@ def main(context: click.Context) -> None:
     show_default=True,
     help="How weights are integrated out.",
 )
-@click.option(
-    "--ml", is_flag=True, help="Maximise over fixed effects instead of integrating them out (REML)."
-)
+@click.option("--ml", is_flag=True, help="Maximise over fixed effects instead of integrating them out (REML).")
 @click.option("--weights", metavar="COLUMN", help="Column of precision weights.")
 @click.option(
     "--fixed",
@@ -242,9 +236,7 @@ def fit(
 @main.command()
 @click.argument("saved")
 @click.argument("data")
-@click.option(
-    "--interval", type=float, metavar="P", help="Add bounds of an interval for the mean, such as 0.95."
-)
+@click.option("--interval", type=float, metavar="P", help="Add bounds of an interval for the mean, such as 0.95.")
 @click.option(
     "--scale",
     type=click.Choice(["response", "link"]),
@@ -333,9 +325,7 @@ def _check_folder(path: str | None) -> None:
         return
     folder = Path(path).absolute().parent
     if not folder.is_dir():
-        raise ValueError(
-            f"There is no folder {str(folder)!r} to write {Path(path).name!r} in. Make it first."
-        )
+        raise ValueError(f"There is no folder {str(folder)!r} to write {Path(path).name!r} in. Make it first.")
     if Path(path).is_dir():
         raise ValueError(f"{path!r} is a folder. Name a file in it.")
 
@@ -349,9 +339,8 @@ def _told_plainly() -> Iterator[Callable[[Check, int], None]]:
         def tell(check: Check, n_iterations: int) -> None:
             if not check.converged:
                 click.echo(
-                    f"marglik: Learning did not converge in {n_iterations} steps, so do not trust these "
-                    "numbers; "
-                    "rescale columns of very different size, or leave terms out.",
+                    f"marglik: Learning did not converge in {n_iterations} steps, so do not trust these numbers; rescale "
+                    "columns of very different size, or leave terms out.",
                     err=True,
                 )
             for warning in caught if check.converged else ():

@@ -45,9 +45,7 @@ def read_frame(data: Any) -> DataFrame:
     if repeated is not None:
         raise BadData(f"The data have several columns called {repeated!r}. Rename them.")
     if not len(frame):
-        raise BadData(
-            "The data have no rows, so there is nothing to learn from. Check the file or the filter."
-        )
+        raise BadData("The data have no rows, so there is nothing to learn from. Check the file or the filter.")
     return frame.set_axis(names, axis=1).reset_index(drop=True)
 
 
@@ -59,9 +57,7 @@ def _from_columns(data: dict[Any, Any]) -> DataFrame:
         shown = ", ".join(f"{name!r} has {n}" for name, n in lengths.items())
         raise BadData(f"The columns have different lengths: {shown}. Give one value a row in each.")
     if data and not lengths:
-        raise BadData(
-            "The columns hold single values. Give one value a row in each, such as {'y': [1.0, 2.0]}."
-        )
+        raise BadData("The columns hold single values. Give one value a row in each, such as {'y': [1.0, 2.0]}.")
     deep = next((str(k) for k, v in data.items() if np.ndim(v) > 1), None)
     if deep is not None:
         raise BadData(f"Column {deep!r} has the shape {np.shape(data[deep])}. Give one value a row.")
@@ -107,11 +103,7 @@ def _plain_values(column: Series) -> Series:
     if kind in {"integer", "floating", "mixed-integer-float", "decimal"}:
         numpy = isinstance(column.dtype, np.dtype) and column.dtype != object
         whole = kind == "integer" and not column.isna().any()
-        return (
-            column
-            if numpy
-            else pd.Series(column.to_numpy(int if whole else float, na_value=np.nan), column.index)
-        )
+        return column if numpy else pd.Series(column.to_numpy(int if whole else float, na_value=np.nan), column.index)
     return column.map(str, na_action="ignore").astype(object)
 
 
@@ -122,8 +114,7 @@ def refuse_dates(frame: DataFrame, names: set[str]) -> None:
     for name in sorted(names & set(frame.columns)):
         if infer_dtype(frame[name]).startswith(("date", "time")):
             raise BadData(
-                f"Column {name!r} holds dates or times, which a term or response cannot use. Turn it into "
-                "numbers, "
+                f"Column {name!r} holds dates or times, which a term or response cannot use. Turn it into numbers, "
                 "such as days since the first."
             )
 
@@ -134,9 +125,8 @@ def numbers(column: Any, name: str, what: str) -> Array:
         text = [i for i, v in enumerate(column) if not _is_number(v)]
         row = text[0] if text else 0
         raise ValueError(
-            f"The {what} {name!r} must be numbers, but holds {str(column.iloc[row])!r} in row {row} (rows "
-            "count "
-            "from 0). Convert the column, or correct that value."
+            f"The {what} {name!r} must be numbers, but holds {str(column.iloc[row])!r} in row {row} (rows count from "
+            "0). Convert the column, or correct that value."
         )
     return column.to_numpy(float)
 
@@ -162,9 +152,8 @@ def as_fitted(column: Any, fitted: Any) -> Any:
     missing = np.flatnonzero(column.isna())
     if len(missing):
         raise ValueError(
-            f"Column {name!r} of the new data has no value (NaN) in row {listed(missing)} (rows count from "
-            "0). "
-            "Leave such rows out, or fill the values in."
+            f"Column {name!r} of the new data has no value (NaN) in row {listed(missing)} (rows count from 0). Leave "
+            "such rows out, or fill the values in."
         )
     if is_numeric(fitted):
         numbers(new, name, "column")
@@ -256,8 +245,7 @@ def _read_csv(path: Path) -> DataFrame:
                 if row and len(row) != len(header):
                     raise BadData(
                         f"{str(path)!r}: line {reader.line_num} has {len(row)} values, but the header names "
-                        f"{len(header)} columns. Correct that line; values with {separator!r} inside need "
-                        "quotes."
+                        f"{len(header)} columns. Correct that line; values with {separator!r} inside need quotes."
                     )
     except UnicodeDecodeError:
         raise BadData(f"{str(path)!r} is not a text file in UTF-8. Save it as CSV in UTF-8.") from None
@@ -265,14 +253,11 @@ def _read_csv(path: Path) -> DataFrame:
         raise BadData(f"{str(path)!r}: line {reader.line_num} could not be read as CSV ({error}).") from None
     if not any(name.strip() for name in header):
         raise BadData(f"{str(path)!r} is empty.")
-    other = {";": "semicolons", "\t": "tabs", "|": "bars"}.get(
-        next((c for c in ";\t|" if c in header[0]), "")
-    )
+    other = {";": "semicolons", "\t": "tabs", "|": "bars"}.get(next((c for c in ";\t|" if c in header[0]), ""))
     if len(header) == 1 and other:
         raise BadData(
-            f"{str(path)!r} seems to separate its columns by {other}. Save it with commas (or tabs, as "
-            ".tsv), "
-            "or pass a frame: pandas.read_csv(path, sep=…)."
+            f"{str(path)!r} seems to separate its columns by {other}. Save it with commas (or tabs, as .tsv), or pass "
+            "a frame: pandas.read_csv(path, sep=…)."
         )
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
@@ -280,9 +265,7 @@ def _read_csv(path: Path) -> DataFrame:
     # From 3.1 on, pandas reads numbers to the last digit unasked.
     exact: dict[str, Any] = {} if _version(pd) >= (3, 1) else {"float_precision": "round_trip"}
     try:
-        return pd.read_csv(
-            path, sep=separator, encoding="utf-8-sig", low_memory=False, index_col=False, **exact
-        )
+        return pd.read_csv(path, sep=separator, encoding="utf-8-sig", low_memory=False, index_col=False, **exact)
     except pd.errors.ParserError as error:
         raise BadData(f"{str(path)!r} could not be read as CSV: {str(error).strip()}.") from None
 

@@ -172,9 +172,7 @@ def _no_minus(sign: str, term: str) -> None:
 def _shared(term: str, text: str) -> Shared:
     inner = term[term.index("(") + 1 : -1]
     if _top_level(term, ")") != [len(term) - 1] or not inner.strip():
-        raise BadFormula(
-            f"{term!r} could not be understood. Write a term of its own, such as 'ridge(a, b, c)'."
-        )
+        raise BadFormula(f"{term!r} could not be understood. Write a term of its own, such as 'ridge(a, b, c)'.")
     columns = tuple(part.strip() for _, part in split_terms(inner, text, ","))
     return Shared(f"ridge({', '.join(columns)})", columns)
 
@@ -184,9 +182,7 @@ def _grouping(term: str, text: str) -> Grouping:
     bar = _top_level(inner, "|")[0]
     effects, group = inner[:bar].strip(), inner[bar + 1 :].lstrip("|").strip()
     if effects != "1":
-        raise BadFormula(
-            f"{term!r} asks for random slopes; so far formulas have random intercepts, '(1 | {group})'."
-        )
+        raise BadFormula(f"{term!r} asks for random slopes; so far formulas have random intercepts, '(1 | {group})'.")
     if not re.fullmatch(r"[^\W\d][\w.]*|`[^`]+`", group):
         raise BadFormula(f"{term!r}: the grouping factor must be one column so far, as in '(1 | g)'.")
     return Grouping(f"(1 | {group.strip('`')})", group.strip("`"))
@@ -258,9 +254,8 @@ class FormulaSource:
             unseen = column[codes[grouping.text] < 0]
             if new_levels == "raise" and len(unseen):
                 raise ValueError(
-                    f"{grouping.group!r} has levels that were not in the fit: "
-                    f"{listed(dict.fromkeys(unseen))}. "
-                    "Use new_levels='population' to predict them with an effect of zero."
+                    f"{grouping.group!r} has levels that were not in the fit: {listed(dict.fromkeys(unseen))}. Use "
+                    "new_levels='population' to predict them with an effect of zero."
                 )
         if not columns:
             columns[""] = np.zeros((len(frame), 0))
@@ -270,9 +265,7 @@ class FormulaSource:
         """A design's columns for new data, whose columns are of the kinds that the fit saw."""
         import pandas as pd
 
-        names = sorted(
-            set().union(*(term.var_names for term in design.terms.values())) & set(self.data.columns)
-        )
+        names = sorted(set().union(*(term.var_names for term in design.terms.values())) & set(self.data.columns))
         _require(frame, names, "the new data")
         columns = {name: as_fitted(frame[name], self.data[name]) for name in names}
         return _evaluate_new(design, pd.DataFrame(columns, frame.index))
@@ -427,14 +420,11 @@ def _without_missing(frame: DataFrame, missing: str) -> tuple[DataFrame, Array, 
         column = next(c for c in frame.columns if bad[c].any())
         rows = np.flatnonzero(bad[column])
         raise ValueError(
-            f"Column {column!r} has no value (NaN) in row {listed(rows)} (rows count from 0). Use "
-            "missing='drop' "
-            "to leave such rows out, or fill the values in."
+            f"Column {column!r} has no value (NaN) in row {listed(rows)} (rows count from 0). Use missing='drop' to "
+            "leave such rows out, or fill the values in."
         )
     if not len(kept):
-        raise ValueError(
-            "Every row has a missing value in a column that the formula uses, so no row is left."
-        )
+        raise ValueError("Every row has a missing value in a column that the formula uses, so no row is left.")
     dropped = len(frame) - len(kept)
     return (
         frame.iloc[kept].reset_index(drop=True),
@@ -451,9 +441,7 @@ def _response(formula: Formula, frame: DataFrame) -> Array:
         numbers(frame[column], column, "response")
     design = _design(f"0 + {formula.response}", frame, formula.response)
     if design is None or design.design_matrix.shape[1] != 1:
-        raise BadFormula(
-            f"The response {formula.response!r} must be one column. For arithmetic write I(a + b)."
-        )
+        raise BadFormula(f"The response {formula.response!r} must be one column. For arithmetic write I(a + b).")
     return np.asarray(design.design_matrix, float)[:, 0]
 
 
@@ -499,11 +487,7 @@ def _design(text: str, frame: DataFrame, shown: str) -> Any:
         ) from None
     except Exception as error:
         words = [name for name in _variables(text) if name in frame and not is_numeric(frame[name])]
-        why = (
-            f"{words[0]!r} holds text, not numbers."
-            if words and isinstance(error, TypeError)
-            else _reason(error)
-        )
+        why = f"{words[0]!r} holds text, not numbers." if words and isinstance(error, TypeError) else _reason(error)
         raise BadFormula(f"{shown!r} could not be evaluated: {why}") from error
 
 
@@ -516,15 +500,12 @@ def _evaluate_new(design: Any, frame: DataFrame) -> Array:
         if not found:
             raise
         raise ValueError(
-            f"{found[2]!r} is a fixed effect, and its level {found[1]!r} was not in the fit, so its effect "
-            "is "
-            "unknown. Leave such rows out, or make it a grouping factor: (1 | …)."
+            f"{found[2]!r} is a fixed effect, and its level {found[1]!r} was not in the fit, so its effect is unknown. "
+            "Leave such rows out, or make it a grouping factor: (1 | …)."
         ) from None
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(bad):
-        raise ValueError(
-            f"The new data have a missing or infinite value in row {listed(bad)} (rows count from 0)."
-        )
+        raise ValueError(f"The new data have a missing or infinite value in row {listed(bad)} (rows count from 0).")
     return matrix
 
 

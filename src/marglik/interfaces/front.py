@@ -85,11 +85,11 @@ def fit(
     >>> fit = marglik.fit("y ~ 1 + (1 | g)", data)
     >>> fit.hyperparameters["estimate"].round(3)
     name
-    sd(Intercept | g)    1.920
-    sd(noise)            0.222
+    sd(Intercept | g)    1.919
+    sd(noise)            0.220
     Name: estimate, dtype: float64
     >>> float(round(fit.log_evidence, 4))
-    -5.7364
+    -5.4496
     """
     if isinstance(model, str):
         return _fit_formula(

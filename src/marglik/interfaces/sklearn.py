@@ -75,8 +75,8 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
     >>> model = RidgeEB().fit(X, y)
     >>> model.hyperparameters_["estimate"].round(2)
     name
-    sd(weights)    0.67
-    sd(noise)      0.10
+    sd(weights)    0.66
+    sd(noise)      0.11
     Name: estimate, dtype: float64
     >>> model.coef_.round(1)
     array([ 1. , -1. ,  0.5, -0. ,  0. ])

@@ -89,9 +89,7 @@ def overview(fit: Fit, path: str | Path | None = None) -> Any:
     with rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=0.06, wspace=0.01, hspace=0.02)
         figure = Figure(figsize=SIZE, layout=layout)
-        figure.suptitle(
-            shortened(title_of(fit), 80), x=PAD / SIZE[0], ha="left", fontsize=14, weight="bold", color=INK
-        )
+        figure.suptitle(shortened(title_of(fit), 80), x=PAD / SIZE[0], ha="left", fontsize=14, weight="bold", color=INK)
         body: Any = figure.subfigures()
         body.suptitle(_subtitle(fit), x=PAD / SIZE[0], ha="left", fontsize=10, color=GREY)
         _compose(fit, body)
@@ -107,9 +105,7 @@ def check_drawable(path: str | Path | None = None) -> None:
     if find_spec("matplotlib") is None:
         raise ImportError("Pictures need matplotlib, which is not installed: pip install 'marglik[plot]'.")
     if path is not None and Path(path).suffix.lower() not in FORMATS:
-        raise ValueError(
-            f"Pictures end in {', '.join(FORMATS)}, but the path is {str(path)!r}. Give it one of these."
-        )
+        raise ValueError(f"Pictures end in {', '.join(FORMATS)}, but the path is {str(path)!r}. Give it one of these.")
 
 
 def _write(figure: Any, path: Path) -> None:
@@ -134,11 +130,7 @@ def _subtitle(fit: Fit) -> str:
         return f"{fit.model.n_targets:,} targets, total log evidence {total} nats"
     model = fit.model
     flat = isinstance(model, LinearModel) and model.n_flat
-    criterion = (
-        (", fixed effects integrated (REML)" if fit.reml else ", fixed effects maximised (ML)")
-        if flat
-        else ""
-    )
+    criterion = (", fixed effects integrated (REML)" if fit.reml else ", fixed effects maximised (ML)") if flat else ""
     doubt = "" if fit.converged else " — not converged"
     return f"log evidence {_minus(f'{fit.log_evidence:.2f}')} nats, {fit.method}{criterion}{doubt}"
 
@@ -228,9 +220,7 @@ class Rows:
 
 def _estimates(fit: Fit) -> list[Rows]:
     supports = {h.name: h.support for h in fit.model.hyperparameters}
-    held = dict(
-        zip(fit.model.hyperparameters.names, ~fit.optimum.free[0] & ~fit.optimum.limit[0], strict=True)
-    )
+    held = dict(zip(fit.model.hyperparameters.names, ~fit.optimum.free[0] & ~fit.optimum.limit[0], strict=True))
     frame = fit.hyperparameters
     out = []
     for log in (True, False):
@@ -280,9 +270,7 @@ def _levels(fit: Fit, term: Any) -> Rows:
         for level, m, s, u in zip(term.levels, mean, sd, unpooled, strict=True)
     ]
     rows.sort(key=lambda row: -row.estimate)
-    label = f"deviation of a {term.group} from the population" + (
-        "" if _identity(fit) else ", linear predictor"
-    )
+    label = f"deviation of a {term.group} from the population" + ("" if _identity(fit) else ", linear predictor")
     return Rows(f"{len(rows)} levels of {term.group}, 95 % intervals", rows, label, centre=0.0)
 
 
@@ -308,14 +296,9 @@ def _without_pooling(fit: Fit, term: Any) -> Array:
 def _weights(fit: Fit, term: Any) -> Rows:
     mean, sd = fit.posterior.mean[term.label], fit.posterior.sd[term.label]
     names = term.names
-    rows = [
-        Row(str(n), m, m - NORMAL_975 * s, m + NORMAL_975 * s)
-        for n, m, s in zip(names, mean, sd, strict=True)
-    ]
+    rows = [Row(str(n), m, m - NORMAL_975 * s, m + NORMAL_975 * s) for n, m, s in zip(names, mean, sd, strict=True)]
     rows.sort(key=lambda row: -row.estimate)
-    return Rows(
-        f"{len(rows)} weights of {shortened(term.label, 40)}, 95 % intervals", rows, "weight", centre=0.0
-    )
+    return Rows(f"{len(rows)} weights of {shortened(term.label, 40)}, 95 % intervals", rows, "weight", centre=0.0)
 
 
 def _draw_rows(ax: Any, rows: Rows) -> None:
@@ -467,11 +450,7 @@ class Lines:
             return None
         (covariate,) = names
         column = source.data[covariate]
-        if (
-            not np.issubdtype(np.asarray(column).dtype, np.number)
-            or column.nunique() < 3
-            or _has_offset(design)
-        ):
+        if not np.issubdtype(np.asarray(column).dtype, np.number) or column.nunique() < 3 or _has_offset(design):
             return None
         return cls(fit, covariate, group, levels, source.data)
 
@@ -521,9 +500,7 @@ class Lines:
         ax.plot(x, band["mean"], color=BLUE, lw=1.8, zorder=2)
         ax.plot(x, population, color=GREY, lw=1, ls=(0, (3, 2)), zorder=1)
         ax.fill_between(x, band["lower"], band["upper"], color=BLUE, alpha=0.18, lw=0, zorder=0)
-        ax.text(
-            0.06, 0.95, str(level), transform=ax.transAxes, va="top", color=INK, fontsize=8.5, weight="bold"
-        )
+        ax.text(0.06, 0.95, str(level), transform=ax.transAxes, va="top", color=INK, fontsize=8.5, weight="bold")
         ax.tick_params(labelsize=7.5, length=2.5)
 
     def _at(self, x: Array, level: Any) -> dict[str, Any]:

@@ -77,9 +77,7 @@ class Page:
 def page(fit: Fit) -> Page:
     """What a summary says about a fit."""
     check = fit.check()
-    return Page(
-        title(fit), tuple(_facts(fit)), tuple(tables(fit)), tuple(_sums(fit)), check.verdict, check.converged
-    )
+    return Page(title(fit), tuple(_facts(fit)), tuple(tables(fit)), tuple(_sums(fit)), check.verdict, check.converged)
 
 
 def tables(fit: Fit) -> list[Table]:
@@ -143,9 +141,7 @@ def _held(fit: Fit) -> tuple[str, ...]:
 
 
 def _estimates(what: str, frame: DataFrame, held: Sequence[str]) -> Table:
-    shown = [name for name in frame.index if name not in held] + [
-        name for name in frame.index if name in held
-    ]
+    shown = [name for name in frame.index if name not in held] + [name for name in frame.index if name in held]
     rows: list[tuple[str, ...]] = []
     for name in shown[:MOST_ROWS]:
         estimate, se, lower, upper = (float(frame.loc[name, c]) for c in ("estimate", "se", "lower", "upper"))
@@ -195,9 +191,7 @@ def _over_targets(fit: Fit) -> Table:
         rows.append((name, *(fixed(v, decimals(float(np.ptp(q)))) for v in q), zeros))
     columns = [aligned(list(cells)) for cells in zip(*(row[1:] for row in rows), strict=True)]
     names = [shortened(row[0], 24) for row in rows]
-    return Table(
-        (f"{fit.model.n_targets:,} targets", *QUANTILES, "at zero"), tuple(zip(names, *columns, strict=True))
-    )
+    return Table((f"{fit.model.n_targets:,} targets", *QUANTILES, "at zero"), tuple(zip(names, *columns, strict=True)))
 
 
 def _sums(fit: Fit) -> Iterable[tuple[str, str]]:
@@ -205,9 +199,7 @@ def _sums(fit: Fit) -> Iterable[tuple[str, str]]:
         return
     yield "edf", ", ".join(f"{shortened(name)} {fixed(value, 2)}" for name, value in fit.edf.items())
     nats = fit.occam["nats"]
-    signed = [
-        fixed(value, 2) if i == 0 or value < -0.005 else f"+{fixed(value, 2)}" for i, value in enumerate(nats)
-    ]
+    signed = [fixed(value, 2) if i == 0 or value < -0.005 else f"+{fixed(value, 2)}" for i, value in enumerate(nats)]
     parts = [f"{shortened(name)} {value}" for name, value in zip(nats.index, signed, strict=True)]
     yield "occam", f"{', '.join(parts)} = {nats.sum():.2f} nats"
 
@@ -262,9 +254,7 @@ def aligned(cells: list[str]) -> list[str]:
     after = [len(c) - c.index(".") if "." in c and "e" not in c else 0 for c in cells]
     widest = max(after, default=0)
     is_number = [c.strip("-").replace(".", "", 1).isdigit() for c in cells]
-    return [
-        c + " " * (widest - a) if plain else c for c, a, plain in zip(cells, after, is_number, strict=True)
-    ]
+    return [c + " " * (widest - a) if plain else c for c, a, plain in zip(cells, after, is_number, strict=True)]
 
 
 def renderable(fit: Fit) -> Group:
@@ -346,9 +336,7 @@ def _definitions(pairs: Sequence[tuple[str, str]]) -> str:
 
 def _html_table(table: Table) -> str:
     head = "".join(f"<th>{_escaped(name)}</th>" for name in table.head)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{_padded(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
-    )
+    rows = "".join("<tr>" + "".join(f"<td>{_padded(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     more = f"<caption>{_escaped(table.more)}</caption>" if table.more else ""
     return f"<table>{more}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
