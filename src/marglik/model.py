@@ -15,7 +15,7 @@ from scipy import sparse
 from marglik.expansion import Expansion, GramSums, LinearExpansion
 from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
 from marglik.likelihoods import Likelihood
-from marglik.linalg import Arrow
+from marglik.linalg import Arrow, Levels
 from marglik.priors import Prior, Term
 from marglik.rows import InMemory
 from marglik.spectrum import Residuals, Spectrum, reduce
@@ -126,7 +126,23 @@ class Columns:
             by_level = self._by_level(rows, products).reshape(q, m, m + f)
             return by_level[:, :, :m], by_level[:, :, m:], X.T @ WX
 
-        return Arrow(*over.sum(part))
+        gram = Arrow(*over.sum(part))
+        if m > 1 or not q:
+            return gram
+        N, B = gram.blocks[:, 0, 0], gram.cross[:, 0]
+        return replace(gram, levels=Levels(N, B, lambda: self._scatter(weights, over, N, B)))
+
+    def _scatter(
+        self, weights: Float[Array, "n"] | None, over: InMemory, N: Float[Array, "q"], B: Float[Array, "q f"]
+    ) -> Float[Array, "f f"]:
+        """Σ_i W_i r_i r_iᵀ, with r_i the border's columns less their regression on Z within the level of row i."""
+        means = B / np.where(N > 0, N, 1.0)[:, None]
+
+        def part(rows: slice) -> tuple[Array]:
+            r = self.border[rows] - self.Z[rows] * means[self.codes[rows]]
+            return (r.T @ (r if weights is None else r * weights[rows, None]),)
+
+        return over.sum(part)[0]
 
 
 class FlatBasis(NamedTuple):

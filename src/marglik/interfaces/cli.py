@@ -339,8 +339,8 @@ def _told_plainly() -> Iterator[Callable[[Check, int], None]]:
         def tell(check: Check, n_iterations: int) -> None:
             if not check.converged:
                 click.echo(
-                    f"marglik: Learning did not converge in {n_iterations} steps, so do not trust these numbers; rescale "
-                    "columns of very different size, or leave terms out.",
+                    f"marglik: Learning did not converge in {n_iterations} steps, so do not trust these numbers; "
+                    "rescale columns of very different size, or leave terms out.",
                     err=True,
                 )
             for warning in caught if check.converged else ():

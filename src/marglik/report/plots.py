@@ -160,7 +160,8 @@ def _compose(fit: Fit, figure: Any) -> None:
         lines.draw(left)
     else:
         telling.pop(0).draw(left.subplots())
-    heights = [sum(p.rows + 2.6 for p in estimates), *(min(p.rows, 14) + 2.6 for p in telling[:1])]
+    needed = sum(p.rows + 2.6 for p in estimates)
+    heights = [needed, min(telling[0].rows, 14) + 2.6] if telling else [needed, max(20.0 - needed, 0.1)]
     parts = np.atleast_1d(right.subfigures(len(heights), 1, height_ratios=heights))
     _stack(parts[0], estimates)
     if telling:
@@ -183,7 +184,8 @@ def _telling(fit: Fit) -> tuple[Lines | None, list[Panel]]:
     """Lines over the data where there can be any, and what else shows most, in order."""
     model = fit.model
     if not isinstance(model, LinearModel):
-        return None, []
+        sites = _sites(fit)
+        return None, [_panel(sites)] if sites.rows else []
     terms = sorted((t for t in model.prior if not t.flat), key=lambda t: not t.grouped)
     panels = [_panel(_levels(fit, t) if t.grouped else _weights(fit, t)) for t in terms]
     return Lines.of(fit), [*panels, Panel(10, lambda ax: _draw_fitted(fit, ax))]
@@ -301,6 +303,17 @@ def _weights(fit: Fit, term: Any) -> Rows:
     return Rows(f"{len(rows)} weights of {shortened(term.label, 40)}, 95 % intervals", rows, "weight", centre=0.0)
 
 
+def _sites(fit: Fit) -> Rows:
+    """What a program integrates out, value by value."""
+    rows = []
+    for site, mean in fit.posterior.mean.items():
+        sd = np.asarray(fit.posterior.sd[site])
+        for index, m in np.ndenumerate(mean):
+            name = f"{site}[{', '.join(map(str, index))}]" if index else site
+            rows.append(Row(name, float(m), float(m - NORMAL_975 * sd[index]), float(m + NORMAL_975 * sd[index])))
+    return Rows(f"{len(rows)} latent values, 95 % intervals", rows)
+
+
 def _draw_rows(ax: Any, rows: Rows) -> None:
     """Dots and intervals, one a row, names on the left and numbers on the right."""
     n = len(rows)
@@ -353,9 +366,6 @@ def _entitle(ax: Any, title: str) -> None:
 
 
 def _draw_row(ax: Any, y: float, row: Row, limits: tuple[float, float], width: float, size: float) -> None:
-    for end, beyond, arrow in zip(limits, (row.lower < limits[0], row.upper > limits[1]), "<>", strict=True):
-        if beyond:
-            ax.plot(end, y, arrow, color=BLUE, ms=size, clip_on=False)
     if row.mark == "held":
         ax.plot(row.estimate, y, "D", mfc="white", mec=GREY, ms=size)
         return
@@ -363,6 +373,9 @@ def _draw_row(ax: Any, y: float, row: Row, limits: tuple[float, float], width: f
         ax.plot([limits[0], row.upper], [y, y], color=RED, lw=width, solid_capstyle="butt")
         ax.plot(limits[0], y, "o", mfc="white", mec=RED, ms=size, clip_on=False, zorder=3)
         return
+    for end, beyond, arrow in zip(limits, (row.lower < limits[0], row.upper > limits[1]), "<>", strict=True):
+        if beyond:
+            ax.plot(end, y, arrow, color=BLUE, ms=size, clip_on=False)
     if np.isfinite(row.unpooled):
         ax.plot(row.unpooled, y, "o", mfc="white", mec=RED, mew=0.9, ms=size, zorder=2)
     ax.plot([row.lower, row.upper], [y, y], color=BLUE, lw=width, solid_capstyle="butt", alpha=0.55)

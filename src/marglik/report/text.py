@@ -98,7 +98,7 @@ def title(fit: Fit) -> str:
         return fit.source.formula.text
     if isinstance(fit.model, LinearModel):
         return "LinearModel: " + " + ".join(term.label for term in fit.model.prior)
-    return type(fit.model).__name__
+    return getattr(getattr(fit.model, "function", None), "__name__", type(fit.model).__name__)
 
 
 def _facts(fit: Fit) -> Iterable[tuple[str, str]]:

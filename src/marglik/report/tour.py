@@ -285,7 +285,7 @@ def _draw_monte_carlo(figure: Any) -> None:
 def _draw_joint(figure: Any) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     mode, saddle = _joint_points()
-    grid = np.geomspace(1e-3, 10, 240)
+    grid = np.geomspace(1e-3, 10, 150)
     density = np.asarray(textbook.scalar_log_joint(X, Y, grid[None, :], grid[:, None], NOISY_SD**2))
     left.contourf(grid, grid, density, np.arange(-22, -10.9, 1), cmap="Blues", extend="both")
     left.loglog(grid, grid, color=INK, lw=0.9, ls=DASHES)

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One workload a file: a TITLE, and cases(options) that yields what is to be measured."""
+
+from importlib import import_module
+
+MODULES = {
+    "import": "import_time",
+    "w1": "w1_ridge",
+    "w2": "w2_targets",
+}
+
+
+def load(name):
+    return import_module(f"benchmarks.workloads.{MODULES[name]}")

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-3-Clause
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from marglik.priors import Flat, Prior, RandomEffects, Ridge, Term
+from marglik.testing import check_prior
+
+rng = np.random.default_rng(3)
+X = rng.standard_normal((12, 3)) * [1, 20, 0.3]
+CODES = np.arange(12) % 4
+EXAMPLES = {
+    "flat": lambda c: Flat(c * X, ["a", "b", "c"]),
+    "ridge": lambda c: Ridge(c * X),
+    "random_effects": lambda c: RandomEffects(CODES, "wxyz", c * X[:, :2], ("u", "v"), "g"),
+}
+ONE_COLUMN = {
+    "flat, one column": lambda c: Flat(c * X[:, 0]),
+    "ridge, one column": lambda c: Ridge(c * X[:, 0]),
+    "random intercepts": lambda c: RandomEffects(CODES, "wxyz", np.full((12, 1), c), group="g"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(Term.registry))
+def test_contract(name):
+    check_prior(EXAMPLES[name](1.0), scaled=EXAMPLES[name])
+
+
+@pytest.mark.parametrize("name", ONE_COLUMN)
+def test_contract_with_one_column(name):
+    check_prior(ONE_COLUMN[name](1.0), scaled=ONE_COLUMN[name])
+
+
+def test_random_intercepts_are_the_default():
+    given, default = ONE_COLUMN["random intercepts"](1.0), RandomEffects(CODES, "wxyz", group="g")
+    np.testing.assert_array_equal(given.columns, default.columns)
+    assert default.label == "(1 | g)"
+    assert EXAMPLES["random_effects"](1.0).label == "(u + v | g)"
+    assert [h.name for h in EXAMPLES["random_effects"](1.0).hyperparameters()] == ["sd(u | g)", "sd(v | g)"]
+
+
+def test_plus_puts_terms_side_by_side():
+    a, b, c = (EXAMPLES[name](1.0) for name in ("flat", "ridge", "random_effects"))
+    for prior in (a + b + c, a + (b + c), Prior((a, b)) + c):
+        assert isinstance(prior, Prior)
+        assert list(prior) == [a, b, c]
+
+
+def test_prior_variance_is_that_of_draws():
+    """L(θ)u has the covariance that the docstrings state: s² I, and diag(s_1², s_2²) within a level."""
+    u = np.random.default_rng(0).standard_normal((200_000, 3))
+    np.testing.assert_allclose(np.var(u * Ridge(X).factor([0.7]), axis=0), 0.49, rtol=4 * np.sqrt(2 / 2e5))
+    w = u[:, :2] @ EXAMPLES["random_effects"](1.0).factor([0.7, 3.0]).T
+    np.testing.assert_allclose(np.var(w, axis=0), [0.49, 9.0], rtol=4 * np.sqrt(2 / 2e5))
+    assert abs(np.corrcoef(w.T)[0, 1]) < 4 / np.sqrt(2e5)
+
+
+@pytest.mark.parametrize("name", ["ridge", "random_effects"])
+def test_units_add_a_variance_of_one(name):
+    term = EXAMPLES[name](1.0)
+    for i, unit in enumerate(term.units()):
+        theta = np.where(np.arange(len(term.units())) == i, unit, 0)
+        L = term.factor(theta)
+        added = term.columns @ L if term.grouped else term.columns * L
+        np.testing.assert_allclose(np.mean(np.sum(added**2, axis=1)), 1, rtol=1e-12)
+
+
+def _changed(term, **changes):
+    names = [n for n in dir(term) if not n.startswith("_")]
+    return SimpleNamespace(**{n: getattr(term, n) for n in names} | changes)
+
+
+RIDGE, EFFECTS = EXAMPLES["ridge"](1.0), EXAMPLES["random_effects"](1.0)
+FAULTS = {
+    "names": (_changed(RIDGE, names=("a", "b")), "2 names for 3 columns"),
+    "names alike": (_changed(RIDGE, names=("a", "b", "a")), "two columns have the same name"),
+    "number of weights": (_changed(EFFECTS, n_weights=2), "n_weights is 2, but there are 8"),
+    "flat with hyperparameters": (_changed(RIDGE, flat=True), "a flat term can have no hyperparameters"),
+    "vjp": (
+        _changed(EFFECTS, factor_vjp=lambda theta, bar: bar.diagonal() + 1e-6),
+        "factor_vjp is not the adjoint",
+    ),
+    "jvp": (_changed(RIDGE, factor_jvp=lambda theta, d: np.full(3, 2 * d[0])), "factor_jvp along coordinate 0"),
+    "variance for scale": (
+        _changed(
+            RIDGE,
+            factor=lambda theta: np.full(3, theta[0] ** 2),
+            factor_jvp=lambda theta, d: np.full(3, 2 * theta[0] * d[0]),
+            factor_vjp=lambda theta, bar: np.array([2 * theta[0] * bar.sum()]),
+        ),
+        "doubling the scales must double the factor",
+    ),
+    "precision for scale": (
+        _changed(
+            RIDGE,
+            factor=lambda theta: np.full(3, np.divide(1, theta[0])),
+            factor_jvp=lambda theta, d: np.full(3, -np.divide(1, theta[0] ** 2) * d[0]),
+            factor_vjp=lambda theta, bar: np.array([-np.divide(1, theta[0] ** 2) * bar.sum()]),
+        ),
+        "doubling the scales|the factor is not finite",
+    ),
+    "factor's shape": (_changed(EFFECTS, factor=lambda theta: theta), r"the factor must have shape \(2, 2\)"),
+    "units": (_changed(RIDGE, units=lambda: RIDGE.units() * 10), "which is not of order one"),
+    "units of zero": (_changed(RIDGE, units=lambda: np.zeros(1)), "units must be 1 positive numbers"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_contract_sees_faults(fault):
+    term, sentence = FAULTS[fault]
+    with np.errstate(divide="ignore"), pytest.raises(AssertionError, match=sentence):
+        check_prior(term)
+
+
+def test_contract_sees_units_that_do_not_follow_the_columns():
+    with pytest.raises(AssertionError, match="columns times 100 must divide units by 100"):
+        check_prior(RIDGE, scaled=lambda c: EXAMPLES["ridge"](np.sqrt(c)))
