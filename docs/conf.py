@@ -20,7 +20,6 @@ version = release = version_of("marglik")
 extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc"]
 exclude_patterns = ["_build", "jupyter_execute", ".jupyter_cache"]
 default_role = "py:obj"
-suppress_warnings = ["config.cache"]
 
 html_theme = "furo"
 html_title = f"marglik {version}"

@@ -91,7 +91,7 @@ class Levels:
 
     def keep(self, columns: Array) -> Levels:
         """Without the border's other columns."""
-        d, mask = (x[columns] if np.ndim(x) else x for x in (self.d, self.mask))
+        d, mask = (np.asarray(x)[columns] if np.ndim(x) else x for x in (self.d, self.mask))
         inner = self.within
         return replace(self, B=self.B[:, columns], within=lambda: inner()[np.ix_(columns, columns)], d=d, mask=mask)
 

@@ -126,7 +126,8 @@ class Columns:
             by_level = self._by_level(rows, products).reshape(q, m, m + f)
             return by_level[:, :, :m], by_level[:, :, m:], X.T @ WX
 
-        gram = Arrow(*over.sum(part))
+        blocks, cross, border = over.sum(part)
+        gram = Arrow(blocks, cross, border)
         if m > 1 or not q:
             return gram
         N, B = gram.blocks[:, 0, 0], gram.cross[:, 0]

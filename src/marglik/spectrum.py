@@ -397,16 +397,20 @@ def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, 
         else:
             products.append(_transposed_product(y, X) if primal else y.T)
     z = products[0] if len(products) == 1 else np.concatenate(products)
+    rounding = 0.0
     corrected = _gram(X, Q, means, primal)
     if corrected is None:
+        rounding = (max(n, p) * EPS) ** 2 * float(np.einsum("ij,ij->", X, X))
         X, means = X - Q @ means, np.zeros_like(means)
         gram = _lower_gram(X) if primal else _lifted(_lower_gram(X.T), Q)
     else:
         gram = corrected
 
-    basis: Basis | None = _tridiagonal(gram, z[0], primal, n - f) if len(z) == 1 and len(gram) > 48 else None
+    basis: Basis | None = None
+    if len(z) == 1 and len(gram) > 48:
+        basis = _tridiagonal(gram, z[0], primal, n - f, rounding)
     if basis is None:
-        basis = _eigen(gram, z, primal, 0 if primal else f, max(n, p) * EPS)
+        basis = _eigen(gram, z, primal, 0 if primal else f, max(n, p) * EPS, rounding)
     rest = _rest(basis, X, Q, means, response, total, n - f)
     if len(basis.eigenvalues) < n_observations - f:  # an exact fit is known to rounding only
         rest = np.maximum(rest, EPS**2 * n * total)
@@ -451,10 +455,13 @@ def _transposed_product(y: Float[Array, "n v"], X: Float[Array, "n p"]) -> Float
     return blas.dgemm(1.0, y.T, X)
 
 
-def _eigen(gram: Array, z: Array, primal: bool, null: int, rounding: float) -> Eigen:
-    """Eigenvalues above rounding error, without those that `_lifted` put on top."""
+def _eigen(gram: Array, z: Array, primal: bool, null: int, relative: float, rounding: float) -> Eigen:
+    """Eigenvalues above rounding error, without those that `_lifted` put on top.
+
+    ``rounding`` is that of a design of which little is left after projection: a column in the span of the flat ones.
+    """
     d, U = _unlifted(gram, null)
-    first = int(np.searchsorted(d, rounding * max(d[-1], 0.0), side="right")) if len(d) else 0
+    first = int(np.searchsorted(d, max(relative * d[-1], rounding, 0.0), side="right")) if len(d) else 0
     d, U = d[first:], U[:, first:]
     return Eigen(d, U, z @ U, primal)
 
@@ -465,13 +472,13 @@ def _unlifted(gram: Array, null: int) -> tuple[Array, Array]:
     return d[: len(d) - null], U[:, : len(d) - null]
 
 
-def _tridiagonal(gram: Array, z: Array, primal: bool, n_free: int) -> Tridiagonal | None:
+def _tridiagonal(gram: Array, z: Array, primal: bool, n_free: int, rounding: float) -> Tridiagonal | None:
     """The tridiagonal form, if A has full rank with room to spare; None where only eigenvectors would do."""
     m = len(gram)
     c, diagonal, off, tau, _ = lapack.dsytrd(gram, lower=1, lwork=32 * m)
     d, _ = lapack.dsterf(diagonal, off)
     d = d if primal else d[:n_free]
-    if not d[0] > 1e-10 * d[-1]:
+    if not d[0] > max(1e-10 * d[-1], rounding):
         return None
     reflectors = (np.asfortranarray(c[1:, :-1]), tau)
     right = _reflect(reflectors, z, transposed=True)

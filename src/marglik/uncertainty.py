@@ -57,6 +57,8 @@ def scale_limits(objective: learn.Objective, optimum: learn.Found) -> Float[Arra
     estimates = limit_values(objective.hyperparameters, optimum)
     for i in map(int, np.flatnonzero(optimum.limit.any(axis=0))):
         rows = np.flatnonzero(optimum.limit[:, i] & (estimates[:, i] == 0))
+        if not len(rows):
+            continue
         there = objective if V == 1 else replace(objective, model=objective.model.subset(rows))
         out[rows, i] = _drop_point(there, optimum.theta[rows], optimum.value[rows], optimum.free[rows], i)
     return out
@@ -65,31 +67,40 @@ def scale_limits(objective: learn.Objective, optimum: learn.Found) -> Float[Arra
 def _drop_point(
     objective: learn.Objective, theta: Array, value: Array, free: Array, i: int, steps: int = 60
 ) -> Float[Array, "V"]:
-    """The scale by bracketing log s outwards from its natural size, then bisection."""
-    free = free.copy()
+    """The scale, by bracketing log s outwards from its natural size and the Illinois method (regula falsi)."""
+    free, theta = free.copy(), theta.copy()
     free[:, i] = False
 
     def drop(log_s: Array) -> Array:
-        start = theta.copy()
-        start[:, i] = np.exp(log_s)
-        return value - learn.maximise(objective, start, free).value - DROP
+        theta[:, i] = np.exp(log_s)
+        best = learn.maximise(objective, theta, free)
+        theta[:] = best.theta  # the others set out from where they were best
+        return value - best.value - DROP
 
     high = np.full(len(free), np.log(objective.units[i]))
-    low = high.copy()
-    for _ in range(steps):
-        f = drop(high)
-        if (f > 0).all():
+    at_high = drop(high)
+    low, at_low = high.copy(), at_high.copy()
+    for _ in range(steps // 2):
+        if (at_high > 0).all():
             break
-        high = np.where(f > 0, high, high + 1)
+        low, at_low = np.where(at_high > 0, low, high), np.where(at_high > 0, at_low, at_high)
+        high = np.where(at_high > 0, high, high + 1)
+        at_high = drop(high)
     for _ in range(steps):
-        f = drop(low)
-        if (f < 0).all():
+        if (at_low < 0).all():
             break
-        low = np.where(f < 0, low, low - 1)
-    for _ in range(steps):
-        middle = (low + high) / 2
-        above = drop(middle) > 0
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
-        if np.max(high - low) < 1e-7:
+        high, at_high = np.where(at_low < 0, high, low), np.where(at_low < 0, at_high, at_low)
+        low = np.where(at_low < 0, low, low - 1)
+        at_low = drop(low)
+    bracketed = (at_high > 0) & (at_low < 0)  # where the data say nothing of a scale, its evidence never drops
+    middle = high
+    for _ in range(steps if bracketed.all() else 0):
+        middle = low + (high - low) * at_low / (at_low - at_high)
+        found = drop(middle)
+        if np.abs(found).max() < 1e-8:
             break
-    return np.exp((low + high) / 2)
+        same_side = found * at_high > 0
+        at_low = np.where(same_side, at_low / 2, at_high)
+        low = np.where(same_side, low, high)
+        high, at_high = middle, found
+    return np.where(bracketed, np.exp(middle), np.inf)

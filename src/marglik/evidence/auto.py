@@ -9,6 +9,7 @@ from marglik.evidence.base import EvidenceMethod
 from marglik.evidence.exact import Exact
 from marglik.evidence.laplace import Laplace
 from marglik.model import Model
+from marglik.validate import did_you_mean
 
 
 class Choice(NamedTuple):
@@ -31,8 +32,9 @@ def choose(model: Model, asked: str = "auto") -> Choice:
             return Choice(Exact(), "the likelihood is Gaussian, so the integral has a closed form")
         return Choice(Laplace(), f"the integral has no closed form: the exact method {Exact().unsuited(model)}")
     if asked not in EvidenceMethod.registry:
-        known = ", ".join(["auto", *EvidenceMethod.registry])
-        raise ValueError(f"There is no method {asked!r}. The methods are {known}.")
+        known = ["auto", *EvidenceMethod.registry]
+        hint = did_you_mean(asked, known)
+        raise ValueError(f"There is no method {asked!r}.{hint} The methods are {', '.join(known)}.")
     method = EvidenceMethod.registry[asked]()
     unsuited = method.unsuited(model)
     if unsuited is not None:

@@ -172,7 +172,7 @@ def _ratio_scan(model: LinearModel, theta: Array, free: Array) -> Float[Array, "
     """The best of a grid of ratios of prior scale to noise, the noise at its optimum for each."""
     units = np.concatenate([term.units() for term in model.prior])
     k = len(units)
-    best, best_value = None, -np.inf
+    best, best_value = theta, -np.inf
     freedom = model.rows.n_observations - (model.n_flat if model.reml else 0)
     sigma = float(np.sqrt(model.gram_sums.yy / max(freedom, 1)))
     for ratio in np.geomspace(1e-3, 1e3, 13):

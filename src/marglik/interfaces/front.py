@@ -9,6 +9,7 @@ from typing import Any
 from marglik.fitting import Fit, fit_model
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
+from marglik.validate import did_you_mean
 
 
 def fit(
@@ -121,7 +122,8 @@ def likelihood_of(family: str | Likelihood, link: str | None = None) -> Likeliho
     if isinstance(family, str):
         if family not in Likelihood.registry:
             known = ", ".join(sorted(Likelihood.registry))
-            raise ValueError(f"There is no family {family!r}. The families are {known}.")
+            hint = did_you_mean(family, Likelihood.registry)
+            raise ValueError(f"There is no family {family!r}.{hint} The families are {known}.")
         family = Likelihood.registry[family]()
     if link is not None and link != family.link:
         raise ValueError(f"{type(family).__name__} has the link {family.link!r} only, not {link!r}.")
