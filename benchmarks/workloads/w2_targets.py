@@ -77,9 +77,7 @@ def case(data: Arrays, rounds: int, slow: bool) -> Case:
     ]
     if slow:
         sides[3:3] = [
-            Side(
-                "himalaya RidgeCV, 20 penalties", lambda: himalaya(FINE_ALPHAS), scores=held_out, apart=True
-            ),
+            Side("himalaya RidgeCV, 20 penalties", lambda: himalaya(FINE_ALPHAS), scores=held_out, apart=True),
             Side("BayesianRidge, looped", bayesian_ridge, apart=True, repeats=targets / LOOPED),
         ]
     return Case(f"n = {len(X)}, p = {X.shape[1]}, {targets} targets", sides, rounds)

@@ -27,6 +27,8 @@ NEGLIGIBLE = 1e-10
 """A coordinate that still runs while the evidence gains less than this, in nats, has reached its limit."""
 TINY = 1e-5
 """Fraction of a scale's natural size at which the slope in the variance is taken in place of zero."""
+FLAT = 1e-3
+"""Curvature in φ, in nats, below which a far-off coordinate counts as having reached its limit."""
 SMALL = 1e-2
 """Below this fraction of its natural size, a falling scale is tried at zero."""
 
@@ -255,6 +257,8 @@ def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "
         converged = done | stuck | (limit.any(axis=1) & (gain < NEGLIGIBLE * 4))
         active = ~converged & np.isfinite(value)
         if not active.any():
+            asleep = _at_a_limit(objective, theta, hessian, free & ~even)
+            limit, free = limit | asleep, free & ~asleep
             last = _guarded(objective, theta, step, free & (done | stuck)[:, None], warm, value)
             if last is not None:
                 theta, value, gradient, hessian, warm = last
@@ -288,6 +292,14 @@ def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "
         back = limit[:, i] & (theta[:, i] == 0) & (objective.slope_in_variance(theta, i, warm) > 0)
         converged = converged & ~back
     return Optimum(theta, value, gradient, hessian, free, limit, converged, iteration, trace, warm)
+
+
+def _at_a_limit(objective: Objective, theta: Array, hessian: Array, free: Array) -> Bool[Array, "V k"]:
+    """Positive coordinates far below their natural size, or far above, along which the evidence no longer bends."""
+    positive = np.array([isinstance(h.support, Positive) for h in objective.hyperparameters], bool)
+    ratio = theta / objective.units
+    far = (ratio < SMALL) | (ratio > 1 / SMALL)
+    return free & positive & far & (np.abs(np.einsum("vkk->vk", hessian)) < FLAT)
 
 
 def _newton_step(g: Array, H: Array, free: Array, radius: Array) -> tuple[Array, Array]:

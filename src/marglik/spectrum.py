@@ -148,8 +148,10 @@ class Eigen(Basis):
 
     def filtered(self, targets, a, b):
         z = self.coordinates[targets]
-        z = z * (a[:, None] / (np.multiply.outer(a, self.eigenvalues) + b[:, None]))
-        return z @ self.vectors.T
+        v = np.multiply.outer(a, self.eigenvalues) + b[:, None]
+        if b.min() == 0:  # neither signal nor noise: a constant target
+            v[(a == 0) & (b == 0)] = 1.0
+        return (z * (a[:, None] / v)) @ self.vectors.T
 
 
 @dataclass(frozen=True, eq=False)

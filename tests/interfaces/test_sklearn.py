@@ -35,7 +35,14 @@ def test_equals_bayesian_ridge_where_that_maximises_the_same_thing():
     X, y = load_diabetes(return_X_y=True)
     y = y - y.mean()
     peer = BayesianRidge(
-        alpha_1=0, alpha_2=0, lambda_1=0, lambda_2=0, tol=1e-14, max_iter=100_000, fit_intercept=False, compute_score=True
+        alpha_1=0,
+        alpha_2=0,
+        lambda_1=0,
+        lambda_2=0,
+        tol=1e-14,
+        max_iter=100_000,
+        fit_intercept=False,
+        compute_score=True,
     ).fit(X, y)
     own = RidgeEB(fit_intercept=False).fit(X, y)
     np.testing.assert_allclose(own.alpha_, peer.alpha_, rtol=1e-7)
