@@ -62,9 +62,9 @@ class Fit:
     >>> fit.random_effects("g").round(2)
        Intercept
     g
-    a      -1.88
+    a      -1.89
     b      -0.05
-    c       1.93
+    c       1.94
     >>> fit.predict({"g": ["a", "new"]}).round(2)
     array([1.16, 3.05])
     >>> print(fit.check())
@@ -451,10 +451,17 @@ def array_rows(model: LinearModel, new: Any, wanted: set[str]) -> NewRows:
             continue
         if term.label not in new:
             raise ValueError(f"predict needs the columns of term {term.label!r}; leave it out with include= otherwise.")
-        X = np.asarray(new[term.label])
+        X = new[term.label] if term.grouped and len(term.names) > 1 else np.asarray(new[term.label])
         if term.grouped:
-            codes[term.label] = X.astype(int)
-            columns[term.label] = np.ones((len(X), 1))
+            Z = np.ones((len(X), 1))
+            if len(term.names) > 1:
+                if not isinstance(new[term.label], tuple) or len(new[term.label]) != 2:
+                    raise ValueError(
+                        f"Term {term.label!r} has the coefficients {', '.join(term.names)}, so predict needs a pair for "
+                        "it: the level of each row, and the columns."
+                    )
+                X, Z = np.asarray(new[term.label][0]), np.asarray(new[term.label][1], float)
+            codes[term.label], columns[term.label] = X.astype(int), Z
             continue
         X = np.asarray(X, float).reshape(len(X), -1)
         if X.shape[1] != len(term.names):

@@ -403,6 +403,7 @@ class LinearModel(Model):
     def start_theta(self):
         units = np.concatenate([term.units() for term in self.prior])
         own = np.array(self.likelihood.start_theta(self.rows.y))
-        scale = (own[0] or 1.0) if self.likelihood.gaussian else 1.0
+        own = np.where(own > 0, own, 1.0)  # a constant response has no scale of its own
+        scale = own[0] if self.likelihood.gaussian else 1.0
         flat = self.start_flat() if self.flat_in_theta else np.zeros(0)
         return np.array([[*(r * scale * units), *own, *flat] for r in (0.1, 0.3, 1.0, 3.0)])

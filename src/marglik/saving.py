@@ -24,6 +24,7 @@ from marglik.fitting import Fit, Unsupported
 from marglik.interfaces import formula
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
+from marglik.posterior import Gaussian
 from marglik.priors import Prior, Term
 from marglik.rows import InMemory
 
@@ -127,6 +128,8 @@ def _optimum(fit: Fit, arrays: dict[str, Array]) -> Any:
         return {"located": [pack(x, f"optimum{i}", arrays) for i, x in enumerate(kept)]}
     if fit.evidence_method.exact:  # an integral in closed form sets out from nowhere
         optimum = replace(optimum, warm=None)
+    if isinstance(optimum.warm, Gaussian):  # a start needs its mean; what computes from the rows stays with the model
+        optimum = replace(optimum, warm=replace(optimum.warm, precision=replace(optimum.warm.precision, levels=None)))
     trace: Any = np.array(optimum.trace)
     return {"learned": pack(replace(optimum, trace=trace), "optimum", arrays)}
 

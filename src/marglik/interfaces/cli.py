@@ -143,7 +143,17 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@main.command()
+EXAMPLES = "\n".join(
+    [
+        "\b",  # tells click to keep the lines
+        'marglik fit sleepstudy.csv "Reaction ~ Days + (1 | Subject)"',
+        'marglik fit counts.csv "y ~ x + offset(log(t)) + (1 | g)" --family poisson',
+        'marglik fit genes.csv "y ~ age + ridge(a, b, c)" --save genes.marglik',
+    ]
+)
+
+
+@main.command(epilog=EXAMPLES)
 @click.argument("data")
 @click.argument("formula")
 @click.option(
@@ -194,13 +204,7 @@ def fit(
     plot: str | None,
     save: str | None,
 ) -> int:
-    r"""Fit FORMULA to DATA, a CSV or Parquet file.
-
-    \b
-    marglik fit sleepstudy.csv "Reaction ~ Days + (1 | Subject)"
-    marglik fit counts.csv "y ~ x + offset(log(t)) + (1 | g)" --family poisson
-    marglik fit genes.csv "y ~ age + ridge(a, b, c)" --save genes.marglik
-    """
+    """Fit FORMULA to DATA, a CSV or Parquet file."""
     if plot is not None:
         from marglik.report.plots import check_drawable
 

@@ -304,7 +304,7 @@ def summary(fit: Fit) -> str:
     from rich.console import Console
 
     sheet = io.StringIO()
-    Console(file=sheet, width=WIDTH, color_system=None, highlight=False).print(renderable(fit))
+    Console(file=sheet, width=WIDTH, color_system=None, highlight=False, force_jupyter=False).print(renderable(fit))
     return "\n".join(line.rstrip() for line in sheet.getvalue().rstrip().split("\n"))
 
 
