@@ -457,8 +457,8 @@ def array_rows(model: LinearModel, new: Any, wanted: set[str]) -> NewRows:
             if len(term.names) > 1:
                 if not isinstance(new[term.label], tuple) or len(new[term.label]) != 2:
                     raise ValueError(
-                        f"Term {term.label!r} has the coefficients {', '.join(term.names)}, so predict needs a pair for "
-                        "it: the level of each row, and the columns."
+                        f"Term {term.label!r} has the coefficients {', '.join(term.names)}, so predict needs a pair "
+                        "for it: the level of each row, and the columns."
                     )
                 X, Z = np.asarray(new[term.label][0]), np.asarray(new[term.label][1], float)
             codes[term.label], columns[term.label] = X.astype(int), Z
