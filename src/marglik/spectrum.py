@@ -298,8 +298,8 @@ class Spectrum:
 
     Parameters
     ----------
-    X, Q, means
-        The design, the orthogonal flat columns (QᵀQ = n I), and QᵀX/n: X − Q means is the projected design.
+    X, Q
+        The design, and the orthogonal flat columns (QᵀQ = n I).
     primal
         Whether A is XᵀX rather than XXᵀ.
     gram
@@ -314,11 +314,12 @@ class Spectrum:
         The targets.
     n_observations
         How many observations the rows stand for.
+    known_means
+        `means`, where they are known already.
     """
 
     X: Float[Array, "n p"]
     Q: Float[Array, "n f"]
-    means: Float[Array, "f p"]
     primal: bool
     gram: Float[Array, "m m"]
     basis: Basis
@@ -327,6 +328,12 @@ class Spectrum:
     shift: Float[Array, "f V"]
     response: Residuals
     n_observations: float
+    known_means: Float[Array, "f p"] | None = None
+
+    @cached_property
+    def means(self) -> Float[Array, "f p"]:
+        """QᵀX/n: X − Q means is the projected design."""
+        return self.Q.T @ self.X / len(self.X) if self.known_means is None else self.known_means
 
     @property
     def n_free(self) -> float:
@@ -357,7 +364,14 @@ class Spectrum:
         """Posterior mean of the weights, a X(aXXᵀ + bI)⁻¹y."""
         parts = [self.basis.filtered(t, a[t], b[t]) for t in self.response.blocks()]
         filtered = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return filtered if self.primal else filtered @ self.X - filtered @ self.Q @ self.means
+        if self.primal:
+            return filtered
+        if self.known_means is not None:
+            return filtered @ self.X
+        # `filtered` is orthogonal to Q, as y is, so X needs no projection; its means come along in the same pass.
+        both = _transposed_product(np.concatenate([filtered, self.Q.T / len(self.X)]).T, self.X)
+        self.__dict__["means"] = both[len(filtered) :]
+        return both[: len(filtered)]
 
     def eigen(self) -> tuple[Array, Array]:
         """Eigenvalues above rounding error and eigenvectors of A."""
@@ -388,14 +402,14 @@ def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, 
     primal = p < n - f  # a square design loses fewer digits as XXᵀ, whose coordinates keep the length of y
     shift, total = np.empty((f, response.n_targets)), np.empty(response.n_targets)
     products: list[Array] = []
-    means = np.zeros((f, p))
+    means: Array | None = None
     for targets in response.blocks():
         y, shift[:, targets] = response.read(targets)
         total[targets] = np.einsum("nv,nv->v", y, y)
-        if targets.start == 0:  # along with the first block, to read X once less
-            product = _transposed_product(np.hstack([Q, y]) if primal else Q, X)
+        if primal and means is None:  # along with the first block, to read X once less
+            product = _transposed_product(np.hstack([Q, y]), X)
             means = product[:f] / n
-            products.append(product[f:] if primal else y.T)
+            products.append(product[f:])
         else:
             products.append(_transposed_product(y, X) if primal else y.T)
     z = products[0] if len(products) == 1 else np.concatenate(products)
@@ -403,7 +417,7 @@ def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, 
     corrected = _gram(X, Q, means, primal)
     if corrected is None:
         rounding = (max(n, p) * EPS) ** 2 * float(np.einsum("ij,ij->", X, X))
-        X, means = X - Q @ means, np.zeros_like(means)
+        X, means = X - Q @ (Q.T @ X / n), np.zeros((f, p))
         gram = _lower_gram(X) if primal else _lifted(_lower_gram(X.T), Q)
     else:
         gram = corrected
@@ -413,10 +427,10 @@ def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, 
         basis = _tridiagonal(gram, z[0], primal, n - f, rounding)
     if basis is None:
         basis = _eigen(gram, z, primal, 0 if primal else f, max(n, p) * EPS, rounding)
-    rest = _rest(basis, X, Q, means, response, total, n - f)
+    rest = _rest(basis, X, Q, primal, response, total, n - f)
     if len(basis.eigenvalues) < n_observations - f:  # an exact fit is known to rounding only
         rest = np.maximum(rest, EPS**2 * n * total)
-    return Spectrum(X, Q, means, primal, gram, basis, rest, total, shift, response, n_observations)
+    return Spectrum(X, Q, primal, gram, basis, rest, total, shift, response, n_observations, means)
 
 
 def _lower_gram(X: Float[Array, "n p"]) -> Float[Array, "p p"]:
@@ -424,13 +438,13 @@ def _lower_gram(X: Float[Array, "n p"]) -> Float[Array, "p p"]:
     return blas.dsyrk(1.0, X.T, lower=1) if X.flags.c_contiguous else blas.dsyrk(1.0, X, trans=1, lower=1)
 
 
-def _gram(X: Array, Q: Array, means: Array, primal: bool) -> Array | None:
+def _gram(X: Array, Q: Array, means: Array | None, primal: bool) -> Array | None:
     """A for the projected design, by correcting that of X; None where the correction would cost digits."""
     n = len(X)
     raw = _lower_gram(X if primal else X.T)
     if not np.isfinite(raw.trace()):
         raise FloatingPointError("The design has values that are not finite, or too large to be squared.")
-    if primal:
+    if means is not None:
         A = raw - n * (means.T @ means)
     else:
         raw = np.tril(raw) + np.tril(raw, -1).T
@@ -489,7 +503,7 @@ def _tridiagonal(gram: Array, z: Array, primal: bool, n_free: int, rounding: flo
 
 
 def _rest(
-    basis: Basis, X: Array, Q: Array, means: Array, response: Residuals, total: Array, n_free: int
+    basis: Basis, X: Array, Q: Array, primal: bool, response: Residuals, total: Array, n_free: int
 ) -> Float[Array, "V"]:
     """Squared length of y outside the span of X; by explicit residuals where a difference would cost digits."""
     if len(basis.eigenvalues) == n_free:
@@ -505,7 +519,8 @@ def _rest(
             y = response.read(targets)[0][:, rows]
             size = targets.stop - targets.start
             w = basis.filtered(targets, one[:size], 0 * one[:size])[rows]
-            r = y - X @ w.T + Q @ (means @ w.T) if w.shape[1] == X.shape[1] else _outside(basis, y)
+            r = y - X @ w.T if primal else _outside(basis, y)
+            r -= Q @ (Q.T @ r / len(X))
             rest[targets.start + rows] = np.einsum("nv,nv->v", r, r)
     return rest
 
