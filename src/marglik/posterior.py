@@ -142,10 +142,10 @@ class ArrowPosterior(TermPosterior):
     def _by_term(self, top: Array, bottom: Array) -> dict[str, Array]:
         """u → w by term; leading axes are kept."""
         model, out = self.model, {}
-        if model.n_flat:
+        for term in (t for t in model.prior if t.flat):
             basis = model.flat_basis
             gamma = bottom[..., self._flat]
-            out["fixed effects"] = np.linalg.solve(basis.R, gamma[..., None])[..., 0] + self._shift
+            out[term.label] = np.linalg.solve(basis.R, gamma[..., None])[..., 0] + self._shift
         if model.grouped is not None:
             out[model.grouped.label] = top @ self._level_factor.T
         for label, diagonal, place in self._dense():

@@ -444,23 +444,26 @@ def _lower_gram(X: Float[Array, "n p"]) -> Float[Array, "p p"]:
 def _gram(X: Array, Q: Array, means: Array | None, primal: bool) -> Array | None:
     """A for the projected design, by correcting that of X; None where the correction would cost digits."""
     n = len(X)
-    raw = _lower_gram(X if primal else X.T)
-    if not np.isfinite(raw.trace()):
+    A = _lower_gram(X if primal else X.T)
+    before = A.diagonal().copy()
+    if not np.isfinite(before.sum()):
         raise FloatingPointError("The design has values that are not finite, or too large to be squared.")
-    if means is not None:
-        A = raw - n * (means.T @ means)
-    else:
-        raw = np.tril(raw) + np.tril(raw, -1).T
-        KQ = raw @ Q / n
-        A = raw - KQ @ Q.T - Q @ KQ.T + Q @ (Q.T @ KQ / n) @ Q.T
-    if (A.diagonal() < KEPT * raw.diagonal()).any():
+    if Q.shape[1] and means is not None:
+        A = blas.dsyrk(-n, means.T, beta=1.0, c=A, lower=1, overwrite_c=1)
+    elif Q.shape[1]:  # (I − QQᵀ/n) K (I − QQᵀ/n) = K − MQᵀ − QMᵀ
+        KQ = blas.dsymm(1 / n, A, Q, lower=1)
+        M = KQ - Q @ (Q.T @ KQ / (2 * n))
+        A = blas.dsyr2k(-1.0, M, Q, beta=1.0, c=A, lower=1, overwrite_c=1)
+    if (A.diagonal() < KEPT * before).any():
         return None
     return A if primal else _lifted(A, Q)
 
 
 def _lifted(A: Array, Q: Array) -> Array:
     """XXᵀ with the null space that projection leaves, where y has no part, lifted above all other eigenvalues."""
-    return A + (2 * np.trace(A) / len(Q)) * (Q @ Q.T)
+    if not Q.shape[1]:
+        return A
+    return blas.dsyrk(2 * np.trace(A) / len(Q), Q, beta=1.0, c=A, lower=1, overwrite_c=1)
 
 
 def _transposed_product(y: Float[Array, "n v"], X: Float[Array, "n p"]) -> Float[Array, "v p"]:

@@ -189,7 +189,7 @@ def _grid(spectrum: Spectrum, t: slice, profile: Profile) -> Float[Array, "g"]:
         first, last = profile.reach(least, most, float(d[0]))
         bottom = min(bottom, math.log(first) - 8)
         top = max(top, math.log(last) + 24 if last else top)
-    return np.concatenate([np.arange(bottom, low, 2.0), np.arange(low, high, 0.5), np.arange(high, top, 2.0)])
+    return np.concatenate([np.arange(bottom, low, 3.0), np.arange(low, high, 0.5), np.arange(high, top, 3.0)])
 
 
 def _polish(
