@@ -287,7 +287,7 @@ class SpectralPosterior(TermPosterior):
     @cached_property
     def _flat(self) -> Float[Array, "V f"]:
         s = self._spectrum
-        gamma = -self._weights @ s.means.T
+        gamma = -self._weights @ np.ascontiguousarray(s.means.T)
         return solve_upper(self.model.flat_basis.R, gamma.T).T + s.shift.T
 
     @cached_property

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 EPS = float(np.finfo(float).eps)
 KEPT = 1e-2
 """If projecting flat columns out leaves less than this share of a column's square, project first and multiply then."""
+CHUNK = 4_000_000
+"""Numbers of the response that are read at a time."""
 BLOCK = 256
 """Targets handled at a time, so that their share of the arrays stays in cache."""
 
@@ -262,9 +264,13 @@ class Residuals:
         """V."""
         return self.y.shape[1]
 
-    def blocks(self) -> Iterator[slice]:
-        """Slices of targets that fit in cache."""
-        return (slice(i, min(i + BLOCK, self.n_targets)) for i in range(0, self.n_targets, BLOCK))
+    def blocks(self, size: int = BLOCK) -> Iterator[slice]:
+        """Slices of that many targets."""
+        return (slice(i, min(i + size, self.n_targets)) for i in range(0, self.n_targets, size))
+
+    def chunks(self) -> Iterator[slice]:
+        """Slices of targets to read at a time: enough for fast products, few enough to be no burden on memory."""
+        return self.blocks(max(8, min(1024, CHUNK // len(self.y))))
 
     def spread(self) -> Float[Array, "V"]:
         """Sum of squares of each response less its first value, rows scaled."""
@@ -406,7 +412,7 @@ def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, 
     shift, total = np.empty((f, response.n_targets)), np.empty(response.n_targets)
     products: list[Array] = []
     means: Array | None = None
-    for targets in response.blocks():
+    for targets in response.chunks():
         y, shift[:, targets] = response.read(targets)
         total[targets] = np.einsum("nv,nv->v", y, y)
         if primal and means is None:  # along with the first block, to read X once less

@@ -190,8 +190,10 @@ def check_grouping(prior: Iterable[Term], rows: InMemory, learned: Collection[st
         Name of the scale of a Gaussian's noise; None for other likelihoods.
     """
     for term in prior:
+        if not term.grouped:
+            continue
         scales = [h.name for h in term.hyperparameters() if h.name in learned]
-        if not term.grouped or not scales:
+        if not scales:
             continue
         group, n = term.group, len(np.unique(term.codes))  # type: ignore[attr-defined]
         if n == 1:
