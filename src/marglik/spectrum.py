@@ -371,8 +371,9 @@ class Spectrum:
 
     def weights(self, a: Float[Array, "V"], b: Float[Array, "V"]) -> Float[Array, "V p"]:
         """Posterior mean of the weights, a X(aXXᵀ + bI)⁻¹y."""
-        parts = [self.basis.filtered(t, a[t], b[t]) for t in self.response.blocks()]
-        filtered = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        filtered = np.empty((self.response.n_targets, len(self.gram)))
+        for t in self.response.blocks():
+            filtered[t] = self.basis.filtered(t, a[t], b[t])
         if self.primal:
             return filtered
         if self.known_means is not None:
@@ -410,7 +411,7 @@ def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, 
         X = np.ascontiguousarray(X)
     primal = p < n - f  # a square design loses fewer digits as XXᵀ, whose coordinates keep the length of y
     shift, total = np.empty((f, response.n_targets)), np.empty(response.n_targets)
-    products: list[Array] = []
+    z = np.empty((response.n_targets, p if primal else n))
     means: Array | None = None
     for targets in response.chunks():
         y, shift[:, targets] = response.read(targets)
@@ -418,10 +419,9 @@ def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, 
         if primal and means is None:  # along with the first block, to read X once less
             product = _transposed_product(np.hstack([Q, y]), X)
             means = product[:f] / n
-            products.append(product[f:])
+            z[targets] = product[f:]
         else:
-            products.append(_transposed_product(y, X) if primal else y.T)
-    z = products[0] if len(products) == 1 else np.concatenate(products)
+            z[targets] = _transposed_product(y, X) if primal else y.T
     rounding = 0.0
     corrected = _gram(X, Q, means, primal)
     if corrected is None:
