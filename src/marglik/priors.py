@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from scipy import sparse
 
 from marglik.hyperparameters import Hyperparameter, Positive
 
@@ -280,9 +279,3 @@ class RandomEffects(Term):
 
     def units(self):
         return 1 / np.sqrt((self.columns**2).mean(axis=0))
-
-    def indicator(self, rows: slice) -> sparse.csr_array:
-        """The (q, n) matrix that sums rows by level."""
-        codes = self.codes[rows]
-        n = len(codes)
-        return sparse.csr_array((np.ones(n), (codes, np.arange(n))), shape=(len(self.levels), n))

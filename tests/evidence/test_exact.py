@@ -222,8 +222,9 @@ def test_scales_far_below_and_above_the_noise(scale, reml):
     e = Exact()(model, np.array([scale, 1.0]))
     np.testing.assert_allclose(e.log_value, expected, rtol=1e-9)
     slope = -((q - reml) / total - between / total**2) * m * scale**2
-    # The slope is a difference of terms of order s²/σ²: it keeps 16 − log10(s²/σ²) digits.
-    np.testing.assert_allclose(e.gradient[0] * scale, slope, rtol=max(1e-8, 1e-15 * scale**2), atol=1e-9)
+    # The slope is a difference of terms of order s²/σ²: it keeps 16 − log10(s²/σ²) digits, at 1e8 none to compare.
+    if scale < 1e8:
+        np.testing.assert_allclose(e.gradient[0] * scale, slope, rtol=max(1e-8, 1e-15 * scale**2), atol=1e-9)
 
 
 def test_only_for_gaussian_likelihoods(problem):
