@@ -22,6 +22,16 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
         return dict(file)
 
 
+def cached_csv(name: str, frame) -> Path:
+    """The file of a data frame, for programs that read no other."""
+    path = FOLDER / f"{name}.csv"
+    if not path.exists():
+        partial = path.with_suffix(".partial.csv")
+        frame.to_csv(partial, index=False)
+        partial.replace(path)
+    return path
+
+
 def correlated_design(rng, p: int, rho: float = 0.5) -> Callable[[int], np.ndarray]:
     """Draws of rows whose columns have unit variance, a share ρ of it from max(2, p/10) common factors."""
     k = max(2, p // 10)

@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -14,7 +15,12 @@ PEERS = HERE / ".peers"
 REQUIREMENTS = HERE / "peers.txt"
 CORE = ROOT / "requirements" / "core.txt"
 
-ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+R_VERSIONS = """
+cat("R", paste(getRversion()), "\n")
+if (nzchar(system.file(package = "lme4"))) cat("lme4", paste(packageVersion("lme4")), "\n")
+cat("LAPACK of R", basename(La_library()), "\n")
+"""
 
 
 def python_with_peers() -> Path:
@@ -38,6 +44,15 @@ def pinned_peers() -> list[str]:
     """Names of the packages that peers.txt adds to marglik's own."""
     lines = REQUIREMENTS.read_text().splitlines()
     return [line.split("==")[0] for line in lines if "==" in line]
+
+
+def r_versions() -> dict[str, str]:
+    """R, its packages among the peers and the library it computes with; empty where there is no R."""
+    program = shutil.which("Rscript")
+    if program is None:
+        return {}
+    done = subprocess.run([program, "--vanilla", "-e", R_VERSIONS], capture_output=True, text=True, check=True)
+    return {name: number for name, _, number in (line.strip().rpartition(" ") for line in done.stdout.splitlines())}
 
 
 def child_environment() -> dict[str, str]:

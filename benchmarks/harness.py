@@ -28,7 +28,8 @@ class Side:
     `prepare` imports what the side needs and returns the call to be timed; if the import fails the side is
     skipped. `scores` reads figures off what the call returned. `apart`: timed by itself before the turns, a
     few calls at most (a slow side in every turn would empty the caches of a fast one). `repeats`: its time is
-    multiplied by this (a loop of which only a part was run). `self_timed`: the call returns its own seconds.
+    multiplied by this (a loop of which only a part was run). `self_timed`: the call returns its own `Sample`, and
+    its result.
     """
 
     name: str
@@ -138,7 +139,8 @@ def timed(side: Side, call: Callable[[], Any]) -> tuple[Any, Sample]:
     finally:
         gc.enable()
     if side.self_timed:
-        return result, Sample(result, None)
+        sample, result = result
+        return result, sample
     if wall > 0.1:
         gc.collect()
     return result, Sample(wall, cpu)
@@ -146,6 +148,7 @@ def timed(side: Side, call: Callable[[], Any]) -> tuple[Any, Sample]:
 
 def summarise(side: Side, samples: list[Sample], scores: dict[str, float]) -> Timing:
     wall = sum(sample.wall for sample in samples)
-    cpu_share = None if side.self_timed else sum(sample.cpu or 0.0 for sample in samples) / wall
+    cpu = [sample.cpu for sample in samples if sample.cpu is not None]
+    cpu_share = sum(cpu) / wall if cpu else None
     seconds = [side.repeats * sample.wall for sample in samples]
     return Timing(side.name, side.role, side.repeats, seconds, cpu_share, scores)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.environment import ONE_THREAD, pinned_peers
+from benchmarks.environment import ONE_THREAD, pinned_peers, r_versions
 from benchmarks.harness import CaseReport, Timing
 
 RESULTS = Path(__file__).parent / "results"
@@ -135,7 +135,7 @@ def versions_used() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return {**found, **r_versions()}
 
 
 def threads() -> str:

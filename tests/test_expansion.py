@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.linalg import block_diag
 
 from marglik.likelihoods import Likelihood
 from marglik.linalg import Arrow
@@ -46,17 +47,12 @@ def _dense(model):
 
 def _factor(model, theta):
     """L as a full matrix, and which weights have a prior."""
-    blocks, border = np.zeros((0, 0)), [np.ones(model.columns.n_flat)]
-    for term, own in model.term_theta(theta):
-        if term.grouped:
-            blocks = np.kron(np.eye(len(term.levels)), term.factor(own))
-        elif not term.flat:
-            border.append(term.factor(own))
-    q, d = len(blocks), np.concatenate(border)
-    L = np.zeros((q + len(d), q + len(d)))
-    L[:q, :q], L[q:, q:] = blocks, np.diag(d)
-    penalised = np.ones(len(L))
-    penalised[q : q + model.columns.n_flat] = 0
+    own = {id(term): term.factor(x) for term, x in model.term_theta(theta)}
+    levels = [np.kron(np.eye(g.n_levels), block_diag(*(own[id(t)] for t in g.terms))) for g in model.groupings]
+    dense = [np.diag(own[id(t)]) for t in model.dense]
+    L = block_diag(np.zeros((0, 0)), *levels[:1], np.eye(model.columns.n_flat), *dense, *levels[1:])
+    penalised, start = np.ones(len(L)), len(levels[0]) if levels else 0
+    penalised[start : start + model.columns.n_flat] = 0
     return L, penalised
 
 
@@ -72,12 +68,6 @@ def _definition(model, u, theta):
         eta += Q @ theta[-model.n_flat :] / scale if model.n_flat else 0
     eta += 0 if rows.offset is None else rows.offset
     y = rows.y
-    if model.presummed:  # flat columns were fitted to y first: γ counts from there
-        X_flat = np.column_stack([np.zeros((rows.n, 0)), *(t.columns for t in model.prior if t.flat)])
-        if X_flat.shape[1]:
-            target = (y - (0 if rows.offset is None else rows.offset)) * scale
-            beta = np.linalg.lstsq(X_flat * scale[:, None], target, rcond=None)[0]
-            eta = eta + X_flat @ beta
     w = np.ones(rows.n) if rows.weights is None else rows.weights
     counts = np.ones(rows.n) if rows.counts is None else rows.counts
     if likelihood.gaussian:

@@ -3,8 +3,9 @@
 
 import numpy as np
 import pytest
+from scipy.linalg import block_diag
 
-from marglik.linalg import Arrow, NotPositiveDefinite, cholesky, cholesky_inverse, solve_lower, solve_upper
+from marglik.linalg import Arrow, NotPositiveDefinite, Scaling, cholesky, cholesky_inverse, solve_lower, solve_upper
 
 SHAPES = [(q, m, f) for q in (0, 1, 6) for m in (1, 2, 3) for f in (0, 1, 4) if (q or m == 1) and q + f]
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -81,16 +82,6 @@ def test_inverse_on_pattern(H, A):
     np.testing.assert_allclose(C.to_dense(), np.linalg.inv(A) * _pattern(H), **CLOSE)
 
 
-def test_inverse_squared_norms(H, A):
-    q, m, f = H.cross.shape
-    inverse = np.linalg.inv(A)
-    borders = [s for s in (np.arange(0, f, 2), np.arange(1, f, 2)) if len(s)]
-    sets = ([np.arange(q * m)] if q else []) + [q * m + s for s in borders]
-    expected = [[np.sum(inverse[np.ix_(a, b)] ** 2) for b in sets] for a in sets]
-    found = H.inverse_squared_norms(borders)
-    np.testing.assert_allclose(found, np.reshape(expected, (len(sets), len(sets))), **CLOSE)
-
-
 def test_matvec(H, A, rng):
     v = rng.standard_normal(len(A))
     np.testing.assert_allclose(H.matvec(v), A @ v, **CLOSE)
@@ -112,13 +103,32 @@ def test_congruence(H, A, rng, transposed):
     T = np.zeros_like(A)
     T[: q * m, : q * m], T[q * m :, q * m :] = np.kron(np.eye(q), L), np.diag(d)
     T = T.T if transposed else T
-    np.testing.assert_allclose(H.congruence(L, d, transposed).to_dense(), T.T @ A @ T, **CLOSE)
+    np.testing.assert_allclose(H.congruence(L, Scaling(d), transposed).to_dense(), T.T @ A @ T, **CLOSE)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_scaling_with_runs_of_blocks(rng, transposed):
+    d, L, M = rng.standard_normal(11), rng.standard_normal((2, 2)), rng.standard_normal((3, 3))
+    d[1:5] = d[5:11] = 0
+    scaling = Scaling(d, ((slice(1, 5), L), (slice(5, 11), M)))
+    T = block_diag(d[:1], np.kron(np.eye(2), L), np.kron(np.eye(2), M))
+    X = rng.standard_normal((2, 4, 11))
+    A = X[0].T @ X[0]
+    written = T.T if transposed else T
+    np.testing.assert_allclose(scaling.right(X, transposed), X @ written, **CLOSE)
+    np.testing.assert_allclose(scaling.both(A, transposed), written.T @ A @ written, **CLOSE)
+    found = scaling.on_pattern(A)
+    np.testing.assert_allclose(found.diagonal, A.diagonal(), **CLOSE)
+    np.testing.assert_allclose(found.runs[0][1], A[1:3, 1:3] + A[3:5, 3:5], **CLOSE)
+    np.testing.assert_allclose(found.runs[1][1], A[5:8, 5:8] + A[8:, 8:], **CLOSE)
+    kept = scaling.keep(np.arange(11) > 0)
+    np.testing.assert_allclose(kept.right(X[..., 1:]), X[..., 1:] @ T[1:, 1:], **CLOSE)
 
 
 def test_congruence_with_zeros_keeps_an_identity_solvable(H, A):
     """A scale of zero: H = 0ᵀA0 + I."""
     _, m, f = H.cross.shape
-    nothing = H.congruence(np.zeros((m, m)), np.zeros(f)).plus_identity(np.ones(f))
+    nothing = H.congruence(np.zeros((m, m)), Scaling(np.zeros(f))).plus_identity(np.ones(f))
     assert nothing.log_det == 0
     np.testing.assert_array_equal(nothing.solve(np.ones(len(A))), np.ones(len(A)))
 

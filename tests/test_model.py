@@ -29,7 +29,7 @@ def written_out(m):
 
 
 def test_hyperparameters_stand_in_the_order_of_terms_with_the_likelihoods_last():
-    effects = RandomEffects(CODES, "abc", X[:, :2], ("Intercept", "x"), "g")
+    effects = RandomEffects(CODES, "abc", X[:, :2], ("Intercept", "x"), "g", correlated=False)
     m = model(effects + Flat(F) + Ridge(X))
     assert m.hyperparameters.names == ("sd(Intercept | g)", "sd(x | g)", "sd(weights)", "sd(noise)")
     assert m.n_prior_theta == 3
@@ -37,7 +37,7 @@ def test_hyperparameters_stand_in_the_order_of_terms_with_the_likelihoods_last()
     assert m.n_flat == 3
     assert m.flat_names == ("b0", "b1", "b2")
     given = [(term.label, list(theta)) for term, theta in m.term_theta(np.arange(4.0))]
-    assert given == [("(1 + x | g)", [0, 1]), ("fixed effects", []), ("ridge", [2])]
+    assert given == [("(1 + x || g)", [0, 1]), ("fixed effects", []), ("ridge", [2])]
     in_theta = replace(m, reml=False, flat_in_theta=True)
     assert in_theta.n_weights == 6 + 4
     assert [h.name for h in in_theta.hyperparameters if h.fixed_effect] == ["basis0", "basis1", "basis2"]
@@ -193,7 +193,6 @@ WRONG = {
     "There are 15 fixed effects but only 14 rows": lambda: (
         model(Flat(rng.standard_normal((N, 15))) + Ridge(X)).flat_basis
     ),
-    r"has 2 grouping terms, \(1 \| g\), \(1 \| g\); one is supported so far": lambda: model(GROUP + GROUP).grouped,
     "The model has no terms": lambda: LinearModel(Gaussian(), Prior(()), InMemory(Y)),
     "several flat terms": lambda: model(Flat(F[:, :1]) + Flat(F[:, 1:])),
 }

@@ -4,16 +4,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from marglik.priors import Flat, Prior, RandomEffects, Ridge, Term
-from marglik.testing import check_prior
+from marglik.priors import Flat, Gaussian, Prior, RandomEffects, Ridge, Term
+from marglik.testing import check_prior, derivative
 
 rng = np.random.default_rng(3)
 X = rng.standard_normal((12, 3)) * [1, 20, 0.3]
 CODES = np.arange(12) % 4
+COVARIANCE = np.cov(rng.standard_normal((3, 9)))
 EXAMPLES = {
     "flat": lambda c: Flat(c * X, ["a", "b", "c"]),
     "ridge": lambda c: Ridge(c * X),
     "random_effects": lambda c: RandomEffects(CODES, "wxyz", c * X[:, :2], ("u", "v"), "g"),
+    "gaussian": lambda c: Gaussian(c * X, 0.3, COVARIANCE),
+}
+MORE = {
+    "independent": lambda c: RandomEffects(CODES, "wxyz", c * X[:, :2], ("u", "v"), "g", correlated=False),
+    "three correlated": lambda c: RandomEffects(CODES, "wxyz", c * X, ("u", "v", "w"), "g"),
+    "in another order": lambda c: RandomEffects(CODES, "wxyz", c * X, ("u", "v", "w"), "g", order=(2, 0, 1)),
+    "correlation held": lambda c: RandomEffects(CODES, "wxyz", c * X[:, :2], ("u", "v"), "g", held_correlation=0.4),
+    "bands": lambda c: Ridge(c * X, groups=[0, 1, 0], scales=["sd(a)", "sd(b)"]),
 }
 ONE_COLUMN = {
     "flat, one column": lambda c: Flat(c * X[:, 0]),
@@ -27,6 +36,11 @@ def test_contract(name):
     check_prior(EXAMPLES[name](1.0), scaled=EXAMPLES[name])
 
 
+@pytest.mark.parametrize("name", MORE)
+def test_contract_of_variants(name):
+    check_prior(MORE[name](1.0), scaled=MORE[name])
+
+
 @pytest.mark.parametrize("name", ONE_COLUMN)
 def test_contract_with_one_column(name):
     check_prior(ONE_COLUMN[name](1.0), scaled=ONE_COLUMN[name])
@@ -36,8 +50,67 @@ def test_random_intercepts_are_the_default():
     given, default = ONE_COLUMN["random intercepts"](1.0), RandomEffects(CODES, "wxyz", group="g")
     np.testing.assert_array_equal(given.columns, default.columns)
     assert default.label == "(1 | g)"
-    assert EXAMPLES["random_effects"](1.0).label == "(u + v | g)"
-    assert [h.name for h in EXAMPLES["random_effects"](1.0).hyperparameters()] == ["sd(u | g)", "sd(v | g)"]
+    assert EXAMPLES["random_effects"](1.0).label == "(0 + u + v | g)"
+    assert EXAMPLES["random_effects"](1.0).reported_names == ("sd(u | g)", "sd(v | g)", "cor(u, v | g)")
+    names = [h.name for h in MORE["independent"](1.0).hyperparameters()]
+    assert names == ["sd(u | g)", "sd(v | g)"]
+
+
+@pytest.mark.parametrize("name", ["random_effects", "three correlated", "in another order"])
+def test_a_factor_reports_standard_deviations_and_correlations(name):
+    term = (EXAMPLES | MORE)[name](1.0)
+    theta = np.random.default_rng(1).standard_normal(len(term.hyperparameters()))
+    L, m = term.factor(theta), len(term.names)
+    S = L @ L.T
+    sd = np.sqrt(S.diagonal())
+    cor = (S / np.outer(sd, sd))[np.triu_indices(m, 1)]
+    found = term.triangle.report(theta)
+    np.testing.assert_allclose(found, [*sd, *cor], rtol=1e-13)
+    back = term.factor(term.triangle.coordinates(found))
+    np.testing.assert_allclose(back @ back.T, S, rtol=1e-12, atol=1e-12)
+    for i, e in enumerate(np.eye(len(theta))):
+        slope = derivative(lambda t, e=e: term.triangle.report(theta + t * e))
+        np.testing.assert_allclose(term.triangle.jacobian(theta)[:, i], slope, rtol=1e-8, atol=1e-8)
+
+
+def test_no_covariance_has_these_correlations():
+    assert MORE["three correlated"](1.0).triangle.coordinates(np.array([1, 1, 1, 0.9, 0.9, -0.9])) is None
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_a_column_without_a_diagonal_is_rotated_away(gone):
+    triangle = MORE["three correlated"](1.0).triangle
+    theta = np.array([1.0, 0.5, 2.0, 0.3, 0.2, 1.1])
+    theta[[0, 2, 5][gone]] = 1e-14
+    found, held = triangle.settled(theta, np.ones(3))
+    before, after = triangle.factor(theta), triangle.factor(found)
+    np.testing.assert_allclose(after @ after.T, before @ before.T, atol=1e-12)
+    np.testing.assert_array_equal(after[:, gone], 0)
+    assert held.sum() == 3 - gone
+    assert triangle.settled(np.array([1.0, 0.5, 2.0, 0.3, 0.2, 1.1]), np.ones(3)) is None
+
+
+def test_a_given_covariance():
+    """w = μ + K^½ v has that mean and covariance, and X w = X μ + (X K^½) v."""
+    term = EXAMPLES["gaussian"](1.0)
+    v = np.random.default_rng(0).standard_normal((5, 3))
+    np.testing.assert_allclose(term.mixing @ term.mixing.T, COVARIANCE, rtol=1e-12)
+    np.testing.assert_allclose(term.design @ term.weights(v).T, term.offset[:, None] + term.columns @ v.T, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "make"),
+    [
+        ("has 3 columns, but its mean has shape", lambda: Gaussian(X, [0.0, 1.0])),
+        ("not symmetric and positive semidefinite", lambda: Gaussian(X, 0.0, np.diag([1.0, -1.0, 1.0]))),
+        ("groups must give each of the 3 columns", lambda: Ridge(X, groups=[0, 1])),
+        ("groups must give each of the 3 columns", lambda: Ridge(X, groups=[0, 2, 2])),
+        ("has 2 groups but 1 names", lambda: Ridge(X, groups=[0, 1, 1], scales=["sd(a)"])),
+    ],
+)
+def test_bad_terms_are_refused_in_a_sentence(sentence, make):
+    with pytest.raises(ValueError, match=sentence):
+        make()
 
 
 def test_plus_puts_terms_side_by_side():
@@ -48,17 +121,17 @@ def test_plus_puts_terms_side_by_side():
 
 
 def test_prior_variance_is_that_of_draws():
-    """L(θ)u has the covariance that the docstrings state: s² I, and diag(s_1², s_2²) within a level."""
+    """L(θ)u has the covariance that the docstrings state: s² I, and L Lᵀ within a level."""
     u = np.random.default_rng(0).standard_normal((200_000, 3))
     np.testing.assert_allclose(np.var(u * Ridge(X).factor([0.7]), axis=0), 0.49, rtol=4 * np.sqrt(2 / 2e5))
-    w = u[:, :2] @ EXAMPLES["random_effects"](1.0).factor([0.7, 3.0]).T
+    w = u[:, :2] @ MORE["independent"](1.0).factor([0.7, 3.0]).T
     np.testing.assert_allclose(np.var(w, axis=0), [0.49, 9.0], rtol=4 * np.sqrt(2 / 2e5))
     assert abs(np.corrcoef(w.T)[0, 1]) < 4 / np.sqrt(2e5)
 
 
-@pytest.mark.parametrize("name", ["ridge", "random_effects"])
+@pytest.mark.parametrize("name", ["ridge", "independent", "bands"])
 def test_units_add_a_variance_of_one(name):
-    term = EXAMPLES[name](1.0)
+    term = (EXAMPLES | MORE)[name](1.0)
     for i, unit in enumerate(term.units()):
         theta = np.where(np.arange(len(term.units())) == i, unit, 0)
         L = term.factor(theta)
@@ -71,7 +144,7 @@ def _changed(term, **changes):
     return SimpleNamespace(**{n: getattr(term, n) for n in names} | changes)
 
 
-RIDGE, EFFECTS = EXAMPLES["ridge"](1.0), EXAMPLES["random_effects"](1.0)
+RIDGE, EFFECTS = EXAMPLES["ridge"](1.0), MORE["independent"](1.0)
 FAULTS = {
     "names": (_changed(RIDGE, names=("a", "b")), "2 names for 3 columns"),
     "names alike": (_changed(RIDGE, names=("a", "b", "a")), "two columns have the same name"),

@@ -10,7 +10,8 @@ from scipy.stats import gamma, halfnorm
 
 import marglik
 from marglik import Flat, InMemory, LinearModel, RandomEffects, Ridge
-from marglik.fitting import Unsupported, fit_model
+from marglik.fitted import Unsupported
+from marglik.fitting import fit_model
 from marglik.likelihoods import Gaussian, Poisson
 from marglik.model import Model
 from marglik.saving import BadFile, load, save

@@ -7,6 +7,7 @@ MODULES = {
     "import": "import_time",
     "w1": "w1_ridge",
     "w2": "w2_targets",
+    "w5": "w5_mixed",
 }
 
 

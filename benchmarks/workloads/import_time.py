@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from benchmarks.harness import Case, Options, Side
+from benchmarks.harness import Case, Options, Sample, Side
 
 TITLE = "Import"
 NO_PATH = re.compile(r" \([^)]*[/\\][^)]*\)")
@@ -34,9 +34,9 @@ def importing(name: str, statement: str, role: str = "peer") -> Side:
     return Side(name, prepare, role, self_timed=True)
 
 
-def seconds(statement: str) -> float:
+def seconds(statement: str) -> tuple[Sample, None]:
     command = [sys.executable, "-P", "-c", TIMED.format(statement)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ImportError(NO_PATH.sub("", done.stderr.strip().splitlines()[-1]))
-    return float(done.stdout)
+    return Sample(float(done.stdout), None), None

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "fit": "marglik.interfaces.front",
     "load": "marglik.saving",
-    "Fit": "marglik.fitting",
+    "Fit": "marglik.fitted",
     "RidgeEB": "marglik.interfaces.sklearn",
     "LinearModel": "marglik.model",
     "InMemory": "marglik.rows",
@@ -46,7 +46,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from marglik import likelihoods, priors, testing, textbook
-    from marglik.fitting import Fit
+    from marglik.fitted import Fit
     from marglik.interfaces.front import fit
     from marglik.interfaces.sklearn import RidgeEB
     from marglik.likelihoods import Gaussian, Poisson

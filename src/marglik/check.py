@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from marglik.uncertainty import limit_values
+from marglik.uncertainty import wald
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from numpy import ndarray as Array
+
     from marglik.hyperparameters import Hyperparameters
     from marglik.learn import Found
 
@@ -47,14 +50,15 @@ class Check:
     def of(cls, optimum: Found, names: Hyperparameters, exact: bool, findings: Mapping[str, str]) -> Check:
         """Check an optimum."""
         free = optimum.free
-        H = -np.where(free[:, :, None] & free[:, None, :], optimum.hessian, 0)
-        k = np.arange(free.shape[1])
-        H[:, k, k] = np.where(free, H[:, k, k], 1e300)
-        curvature = float(np.linalg.eigvalsh(H).min()) if free.any() else np.inf
+        curvature = min((_least_curvature(H, f) for H, f in zip(optimum.hessian, free, strict=True)), default=np.inf)
         gradient = float(np.abs(optimum.gradient[free]).max(initial=0))
-        values = limit_values(names, optimum)
-        boundary = {names[i].name: float(values[v, i]) for v, i in np.argwhere(optimum.limit)}
-        many = {names[i].name: int(n) for i, n in enumerate(optimum.limit.sum(axis=0)) if len(free) > 1}
+        table = wald(names, optimum)
+        ends = table["at_boundary"].astype(bool) & ~np.isnan(table["estimate"])
+        boundary = {names.reported[i]: float(table["estimate"][v, i]) for v, i in np.argwhere(ends)}
+        many = {names.reported[i]: int(n) for i, n in enumerate(ends.sum(axis=0)) if len(free) > 1}
+        singular = names.singular(optimum.limit) & ~ends.any(axis=1, keepdims=True)
+        first = [t.names[0] for _, t in names.triangles]
+        rank = [name for i, name in enumerate(names.reported) if name in first and singular[:, i].any()]
         converged = bool(np.all(optimum.converged)) and not findings
         return cls(
             gradient,
@@ -62,11 +66,16 @@ class Check:
             boundary,
             converged,
             exact,
-            _verdict(converged, curvature, exact, boundary, many, findings),
+            _verdict(converged, curvature, exact, boundary, many, rank, findings),
         )
 
     def __str__(self) -> str:
         return self.verdict
+
+
+def _least_curvature(hessian: Float[Array, "k k"], free: Bool[Array, "k"]) -> float:
+    """Smallest eigenvalue of the negative Hessian over the free coordinates."""
+    return float(np.linalg.eigvalsh(-hessian[np.ix_(free, free)]).min(initial=np.inf))
 
 
 def _verdict(
@@ -75,6 +84,7 @@ def _verdict(
     exact: bool,
     boundary: Mapping[str, float],
     many: Mapping[str, int],
+    rank: Sequence[str],
     findings: Mapping[str, str],
 ) -> str:
     if not converged:
@@ -88,4 +98,7 @@ def _verdict(
         end = "zero, where the data are explained best" if value == 0 else f"its limit, {value:g}"
         where = f" for {many[name]} targets" if name in many else ""
         sentences.append(f"{name} is at {end}{where}.")
+    for name in rank:
+        group = name.rsplit("| ", 1)[-1].rstrip(")")
+        sentences.append(f"The covariance of the coefficients of {group} is singular: some combination does not vary.")
     return " ".join(sentences)

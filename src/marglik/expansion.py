@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from marglik.likelihoods import LOG_2PI
-from marglik.linalg import Arrow
+from marglik.linalg import Arrow, Scaling
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -54,81 +54,9 @@ class Expansion(ABC):
         """Derivatives in w and in θ of ⟨C, H(w, θ)⟩, for a C on the pattern of H."""
 
 
-class GramSums(NamedTuple):
-    """All that a Gaussian model keeps of its rows: XᵀX on the arrow's pattern, Xᵀy and yᵀy after flat columns."""
-
-    gram: Arrow
-    cy: Float[Array, "p"]
-    yy: float
-
-
-class RowSums(ABC):
+@dataclass(frozen=True, eq=False)
+class RowSums:
     """The likelihood's share of the expansion: sums over rows, in the coordinates of w (before the factor)."""
-
-    @property
-    @abstractmethod
-    def log_density(self) -> float:
-        """Σ log p(y_i|η_i)."""
-
-    @property
-    @abstractmethod
-    def score(self) -> Float[Array, "p"]:
-        """Xᵀ ∂log p/∂η."""
-
-    @property
-    @abstractmethod
-    def gram(self) -> Arrow:
-        """XᵀWX with W = −∂²log p/∂η²."""
-
-    @abstractmethod
-    def theta_derivatives(self) -> tuple[Float[Array, "l"], Float[Array, "p l"]]:
-        """∂/∂θ of `log_density` and `score`, for the likelihood's own θ and then for flat weights in θ."""
-
-    @abstractmethod
-    def curvature_vjp(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "l"]]:
-        """Derivatives of ⟨C, XᵀWX⟩ through W: in w and in those same coordinates of θ."""
-
-
-@dataclass(frozen=True, eq=False)
-class GaussianSums(RowSums):
-    """From the Gram matrix alone: W = 1/σ² everywhere, no third derivative."""
-
-    model: LinearModel
-    w: Float[Array, "p"]
-    theta: Float[Array, "l"]
-
-    @cached_property
-    def _residual(self) -> tuple[float, Array]:
-        gram, cy, yy = self.model.gram_sums
-        Gw = gram.matvec(self.w)
-        return yy - self.w @ (2 * cy - Gw), cy - Gw
-
-    @property
-    def log_density(self):
-        sigma = self.theta[0]
-        rss = self._residual[0] / sigma**2
-        return -self.model.rows.n_observations * (LOG_2PI / 2 + np.log(sigma)) - rss / 2 + self.model.log_row_scale
-
-    @property
-    def score(self):
-        return self._residual[1] / self.theta[0] ** 2
-
-    @cached_property
-    def gram(self):
-        return self.model.gram_sums.gram.times(1 / self.theta[0] ** 2)
-
-    def theta_derivatives(self):
-        sigma = self.theta[0]
-        rss, Xr = self._residual
-        return np.array([(rss / sigma**2 - self.model.rows.n_observations) / sigma]), (-2 / sigma**3 * Xr)[:, None]
-
-    def curvature_vjp(self, C):
-        return np.zeros_like(self.w), np.array([-2 / self.theta[0] * self.gram.inner(C)])
-
-
-@dataclass(frozen=True, eq=False)
-class LikelihoodSums(RowSums):
-    """By passes over the rows, for any likelihood."""
 
     model: LinearModel
     w: Float[Array, "p"]
@@ -155,7 +83,7 @@ class LikelihoodSums(RowSums):
             eta = eta + np.einsum("nm,nm->n", c.Z[rows], top[c.codes[rows]])
         if m.flat_in_theta:
             eta = eta + m.flat_basis.Q[rows] @ self._gamma
-        return eta if m.rows.offset is None else eta + m.scaled(m.rows.offset)[rows]
+        return eta if m.offset is None else eta + m.scaled(m.offset)[rows]
 
     @cached_property
     def _y(self) -> Array:
@@ -172,22 +100,45 @@ class LikelihoodSums(RowSums):
         return [tuple(d * self.model.multiplier for d in one) for one in each]  # type: ignore[misc]
 
     @cached_property
-    def log_density(self):
+    def log_density(self) -> float:
+        """Σ log p(y_i|η_i)."""
         density = self.model.likelihood.log_density(self._y, self.eta, self._own)
-        return float(np.sum(density * self.model.multiplier)) + self.model.log_row_scale
+        return (
+            float(np.sum(density * self.model.multiplier)) + self.model.log_row_scale + self._repeated * self._peak[0]
+        )
 
     @cached_property
-    def score(self):
+    def _repeated(self) -> float:
+        """How many observations rows stand for beyond one each, where their counts are in `row_scale`."""
+        return self.model.rows.n_observations - self.model.rows.n if self.model.likelihood.gaussian else 0.0
+
+    @cached_property
+    def _peak(self) -> tuple[float, list[float]]:
+        """log p(y|η = y) of a Gaussian, and its derivatives in θ: what a repeated observation adds to a scaled row."""
+        if not self._repeated:
+            return 0.0, [0.0] * len(self._own)
+        zero = np.zeros(1)
+        slopes = self.model.likelihood.theta_derivatives(zero, zero, self._own)
+        return float(self.model.likelihood.log_density(zero, zero, self._own)[0]), [float(d[0]) for d, _, _ in slopes]
+
+    @cached_property
+    def score(self) -> Float[Array, "p"]:
+        """Xᵀ ∂log p/∂η."""
         return self.model.columns.transpose_times(self._derivatives[0], self.model.rows)
 
     @cached_property
-    def gram(self):
+    def gram(self) -> Arrow:
+        """XᵀWX with W = −∂²log p/∂η²."""
         return self.model.columns.gram(-self._derivatives[1], self.model.rows)
 
-    def theta_derivatives(self):
+    def theta_derivatives(self) -> tuple[Float[Array, "l"], Float[Array, "p l"]]:
+        """∂/∂θ of `log_density` and `score`, for the likelihood's own θ and then for flat weights in θ."""
         c, rows = self.model.columns, self.model.rows
         d1, d2, _ = self._derivatives
-        values = [float(d.sum()) for d, _, _ in self._own_derivatives]
+        values = [
+            float(d.sum()) + self._repeated * p
+            for (d, _, _), p in zip(self._own_derivatives, self._peak[1], strict=True)
+        ]
         scores = [c.transpose_times(d, rows) for _, d, _ in self._own_derivatives]
         if self.model.flat_in_theta:
             Q = self.model.flat_basis.Q
@@ -195,7 +146,8 @@ class LikelihoodSums(RowSums):
             scores += [c.transpose_times(d2 * q, rows) for q in Q.T]
         return np.array(values), np.array(scores).reshape(len(values), len(self.w)).T
 
-    def curvature_vjp(self, C):
+    def curvature_vjp(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "l"]]:
+        """Derivatives of ⟨C, XᵀWX⟩ through W: in w and in those same coordinates of θ."""
         c, m = self.model.columns, self.model
         leverage = C.quadratic(c.Z, c.codes, c.border)
         slope = -self._derivatives[2] * leverage
@@ -217,28 +169,20 @@ class LinearExpansion(Expansion):
     theta: Float[Array, "k"]
 
     @cached_property
-    def _factors(self) -> tuple[Array, Array]:
-        """L of a level's block, and the border's diagonal."""
-        m = self.model
-        L, d = np.zeros((1, 1)), [np.ones(m.columns.n_flat)]
-        for term, theta in m.term_theta(self.theta):
-            if term.grouped:
-                L = term.factor(theta)
-            elif not term.flat:
-                d.append(term.factor(theta))
-        return L, np.concatenate(d)
+    def _factors(self) -> tuple[Array, Scaling]:
+        """L of a level's block, and that of the border."""
+        return self.model.factors(self.theta, lambda term, theta: term.factor(theta), flat=1.0)
 
     def _times_factor(self, u: Array, transposed: bool = False) -> Array:
-        L, d = self._factors
+        L, T = self._factors
         top, bottom = self.model.columns.split(u)
-        return np.concatenate([(top @ (L if transposed else L.T)).reshape(-1), d * bottom])
+        return np.concatenate([(top @ (L if transposed else L.T)).reshape(-1), T.right(bottom, not transposed)])
 
     @cached_property
     def rows(self) -> RowSums:
         """The likelihood's share."""
         w, n_own = self._times_factor(self.u), self.model.n_prior_theta
-        sums = GaussianSums if self.model.presummed else LikelihoodSums
-        return sums(self.model, w, self.theta[n_own:])
+        return RowSums(self.model, w, self.theta[n_own:])
 
     @cached_property
     def _penalised(self) -> Float[Array, "p"]:
@@ -267,25 +211,20 @@ class LinearExpansion(Expansion):
     def neg_hessian(self):
         return self.data_hessian.plus_identity(self.model.columns.split(self._penalised)[1])
 
-    def _factor_bar(self, a: Array, u: Array) -> tuple[Array, Array]:
+    def _factor_bar(self, a: Array, u: Array) -> tuple[Array, Scaling]:
         """∂/∂L of aᵀLu, on L's pattern."""
         split = self.model.columns.split
         (a_top, a_bottom), (u_top, u_bottom) = split(a), split(u)
-        return a_top.T @ u_top, a_bottom * u_bottom
+        runs = []
+        for place, L in self._factors[1].runs:
+            runs.append((place, a_bottom[place].reshape(-1, len(L)).T @ u_bottom[place].reshape(-1, len(L))))
+        return a_top.T @ u_top, Scaling(a_bottom * u_bottom, tuple(runs))
 
-    def _prior_vjp(self, bar: tuple[Array, Array]) -> list[Array]:
-        """Pull a derivative in (L of a block, border's diagonal) back to the θ of each term."""
-        block, border = bar
-        position, out = self.model.columns.n_flat, []
-        for term, theta in self.model.term_theta(self.theta):
-            if term.flat:
-                continue
-            if term.grouped:
-                out.append(term.factor_vjp(theta, block))
-            else:
-                out.append(term.factor_vjp(theta, border[position : position + term.n_weights]))
-                position += term.n_weights
-        return out
+    def _prior_vjp(self, bar: tuple[Array, Scaling]) -> list[Array]:
+        """Pull a derivative in (L of a block, border's factor) back to the θ of each term."""
+        parts = self.model.parts_of(*bar)
+        terms = ((term, theta) for term, theta in self.model.term_theta(self.theta) if not term.flat)
+        return [term.factor_vjp(theta, parts[id(term)]) for term, theta in terms]
 
     def theta_derivatives(self):
         log_rows, score_rows = self.rows.theta_derivatives()
@@ -297,38 +236,31 @@ class LinearExpansion(Expansion):
 
     def _score_jvp(self, i: int) -> Array:
         """∂/∂θ_i of Lᵀ a(Lu) with a = Xᵀ∂log p/∂η: L̇ᵀa − LᵀXᵀWX L̇u."""
-        L_dot, d_dot = self._factor_jvp(i)
+        direction = np.zeros(self.model.n_prior_theta)
+        direction[i] = 1.0
+        by_term = {id(t): d for t, d in self.model.term_theta(direction)}
+        L_dot, T_dot = self.model.factors(self.theta, lambda t, theta: t.factor_jvp(theta, by_term[id(t)]), flat=0.0)
         split = self.model.columns.split
         (a_top, a_bottom), (u_top, u_bottom) = split(self.rows.score), split(self.u)
-        direct = np.concatenate([(a_top @ L_dot).reshape(-1), d_dot * a_bottom])
-        moved = np.concatenate([(u_top @ L_dot.T).reshape(-1), d_dot * u_bottom])
+        direct = np.concatenate([(a_top @ L_dot).reshape(-1), T_dot.right(a_bottom)])
+        moved = np.concatenate([(u_top @ L_dot.T).reshape(-1), T_dot.right(u_bottom, transposed=True)])
         return direct - self._times_factor(self.rows.gram.matvec(moved), transposed=True)
 
-    def _factor_jvp(self, i: int) -> tuple[Array, Array]:
-        c = self.model.columns
-        L, d = np.zeros((c.Z.shape[1],) * 2), [np.zeros(c.n_flat)]
-        position = 0
-        for term, theta in self.model.term_theta(self.theta):
-            if term.flat:
-                continue
-            direction = np.zeros(len(theta))
-            if position <= i < position + len(theta):
-                direction[i - position] = 1.0
-            position += len(theta)
-            if term.grouped:
-                L = term.factor_jvp(theta, direction)
-            else:
-                d.append(term.factor_jvp(theta, direction))
-        return L, np.concatenate(d)
-
     def neg_hessian_vjp(self, C):
-        L, d = self._factors
-        slope_w, slope_rows = self.rows.curvature_vjp(C.congruence(L, d, transposed=True))
+        L, T = self._factors
+        slope_w, slope_rows = self.rows.curvature_vjp(C.congruence(L, T, transposed=True))
         through_eta = self._factor_bar(slope_w, self.u)
+        # ∂⟨C, LᵀGL⟩/∂L = 2 GLC on L's pattern
         G = self.rows.gram
         LC, LCx = L @ C.blocks, L @ C.cross
-        block = np.einsum("qmk,qkn->mn", G.blocks, LC) + np.einsum("qmf,f,qnf->mn", G.cross, d, C.cross)
-        border = np.einsum("qmf,qmf->f", G.cross, LCx) + np.einsum("fg,g,gf->f", G.border, d, C.border)
-        bars = through_eta[0] + 2 * block, through_eta[1] + 2 * border
+        TC, TCx = T.right(C.border, transposed=True).T, T.right(C.cross, transposed=True)
+        block = np.einsum("qmk,qkn->mn", G.blocks, LC) + np.einsum("qmf,qnf->mn", G.cross, TCx)
+        if T.runs:
+            border = T.on_pattern(np.einsum("qmf,qmg->fg", G.cross, LCx, optimize=True) + G.border @ TC)
+        else:
+            border = Scaling(np.einsum("qmf,qmf->f", G.cross, LCx) + np.einsum("fg,gf->f", G.border, TC))
+        both = [Scaling(x.diagonal, x.runs) for x in (through_eta[1], border)]
+        runs = tuple((p, a + 2 * b) for (p, a), (_, b) in zip(both[0].runs, both[1].runs, strict=True))
+        bars = through_eta[0] + 2 * block, Scaling(both[0].diagonal + 2 * both[1].diagonal, runs)
         slope_u = self._times_factor(slope_w, transposed=True)
         return slope_u, np.concatenate([*self._prior_vjp(bars), slope_rows])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from numpy import ndarray as Array
 
 
@@ -38,19 +38,20 @@ class Support(ABC):
 
 @dataclass(frozen=True)
 class Real(Support):
-    """The real line: φ = θ."""
+    """The real line, in units of a natural size: φ = θ/unit."""
 
+    unit: float = 1.0
     lower = -np.inf
     upper = np.inf
 
     def to_unconstrained(self, theta: Array) -> Array:
-        return np.asarray(theta, float)
+        return np.asarray(theta, float) / self.unit
 
     def from_unconstrained(self, phi: Array) -> Array:
-        return np.asarray(phi, float)
+        return np.asarray(phi, float) * self.unit
 
     def derivatives(self, theta: Array) -> tuple[Array, Array]:
-        return np.ones_like(theta), np.zeros_like(theta)
+        return np.full_like(theta, self.unit), np.zeros_like(theta)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,137 @@ class Interval(Support):
         return slope, slope * (1 - 2 * p)
 
 
+@dataclass(frozen=True, eq=False)
+class Triangle:
+    """The factor L = Σ_k θ_k T_k of a covariance Σ = L Lᵀ, and the standard deviations and correlations it stands for.
+
+    L is lower triangular once its rows are put in ``order``; θ holds its entries by rows. With a correlation held, the
+    second of these rows is θ_k (ρ, √(1 − ρ²)), one coordinate instead of two.
+
+    Parameters
+    ----------
+    names
+        Of the m standard deviations, then of the correlations by pairs (1, 2), (1, 3), …, (2, 3), ….
+    order
+        A permutation of the m coefficients.
+    held_correlation
+        That of the first two in this order.
+    """
+
+    names: tuple[str, ...]
+    order: tuple[int, ...]
+    held_correlation: float | None = None
+
+    @property
+    def size(self) -> int:
+        """m."""
+        return len(self.order)
+
+    @cached_property
+    def entries(self) -> list[tuple[int, int]]:
+        """Row (in order) and column of each coordinate; (1, 1) stands for both entries of a row that is held."""
+        entries = [(i, j) for i in range(self.size) for j in range(i + 1)]
+        return [e for e in entries if self.held_correlation is None or e != (1, 0)]
+
+    @cached_property
+    def templates(self) -> Float[Array, "k m m"]:
+        """T_k."""
+        T = np.zeros((len(self.entries), self.size, self.size))
+        for k, (i, j) in enumerate(self.entries):
+            T[k, self.order[i], j] = 1.0
+            if self.held_correlation is not None and (i, j) == (1, 1):
+                rho = self.held_correlation
+                T[k, self.order[1], :2] = rho, np.sqrt(1 - rho**2)
+        return T
+
+    @cached_property
+    def diagonal(self) -> Float[Array, "k m"]:
+        """1 where a coordinate is the diagonal entry of a coefficient's row."""
+        out = np.zeros((len(self.entries), self.size))
+        for k, (i, j) in enumerate(self.entries):
+            out[k, self.order[i]] = i == j
+        return out
+
+    @cached_property
+    def pairs(self) -> tuple[Array, Array]:
+        """The coefficients of each correlation."""
+        return np.triu_indices(self.size, 1)
+
+    def factor(self, theta: Float[Array, "k"]) -> Float[Array, "m m"]:
+        """L."""
+        return np.tensordot(theta, self.templates, 1)
+
+    def report(self, theta: Float[Array, "k"]) -> Float[Array, "r"]:
+        """Standard deviations and correlations; a correlation with a scale of zero is NaN."""
+        L = self.factor(theta)
+        S = L @ L.T
+        sd = np.sqrt(S.diagonal())
+        i, j = self.pairs
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cor = S[i, j] / (sd[i] * sd[j])
+        return np.concatenate([sd, np.where(np.abs(cor) > 1 - 1e-12, np.sign(cor), cor)])
+
+    def jacobian(self, theta: Float[Array, "k"]) -> Float[Array, "r k"]:
+        """∂ report/∂θ."""
+        L = self.factor(theta)
+        dS = self.templates @ L.T
+        dS = dS + dS.transpose(0, 2, 1)
+        values = self.report(theta)
+        m, (i, j) = self.size, self.pairs
+        sd, cor = values[:m], values[m:]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            d_sd = np.einsum("kii->ik", dS) / (2 * sd[:, None])
+            share = d_sd / sd[:, None]
+            d_cor = dS[:, i, j].T / (sd[i] * sd[j])[:, None] - cor[:, None] * (share[i] + share[j])
+        return np.concatenate([d_sd, d_cor])
+
+    def coordinates(self, values: Float[Array, "r"]) -> Float[Array, "k"] | None:
+        """θ for given standard deviations and correlations; None where they are no covariance."""
+        m, (i, j) = self.size, self.pairs
+        R = np.eye(m)
+        R[i, j] = R[j, i] = np.nan_to_num(values[m:])
+        d, U = np.linalg.eigh(R)
+        if d[0] < -1e-9:
+            return None
+        root = (U * np.sqrt(np.maximum(d, 0)))[list(self.order)]
+        L = np.linalg.qr(root.T)[1].T
+        return self._read(L * np.where(L.diagonal() < 0, -1, 1) * values[list(self.order), None])
+
+    def _read(self, L: Float[Array, "m m"]) -> Float[Array, "k"]:
+        """θ from L with rows in order; a row that is held has its length."""
+        held = self.held_correlation is not None
+        return np.array([np.hypot(*L[1, :2]) if held and e == (1, 1) else L[e] for e in self.entries])
+
+    def settled(self, theta: Float[Array, "k"], natural: Float[Array, "m"]) -> tuple[Array, Array] | None:
+        """θ with columns of L that are all but zero put to zero, and which coordinates these are; None without any.
+
+        A column with all but nothing on its diagonal is first rotated into those to its right, which leaves Σ alone.
+        """
+        if self.held_correlation is not None:
+            return None
+        L = self.factor(theta)[list(self.order)]
+        least = SINGULAR * natural[list(self.order)]
+        nothing = np.sqrt((L**2).sum(axis=1)) <= SINGULAR * least
+        L[nothing] = 0.0
+        length = np.maximum(np.sqrt((L**2).sum(axis=1)), least)
+        gone = np.flatnonzero(np.abs(L.diagonal()) <= SINGULAR * length)
+        if not len(gone):
+            return None
+        for c in gone:
+            L[c, c] = 0.0
+            for r in range(c + 1, self.size):
+                a, b = L[r, r], L[r, c]
+                h = np.hypot(a, b)
+                if h > 0:
+                    L[:, r], L[:, c] = (a * L[:, r] + b * L[:, c]) / h, (a * L[:, c] - b * L[:, r]) / h
+            L[:, c] = 0.0
+        return self._read(L), np.array([j in gone or nothing[i] for i, j in self.entries])
+
+
+SINGULAR = 1e-6
+"""Share of a coefficient's scale below which what the others do not explain counts as nothing."""
+
+
 @dataclass(frozen=True)
 class Hyperparameter:
     """One coordinate of θ.
@@ -107,12 +239,15 @@ class Hyperparameter:
         decides whether it is a maximum.
     fixed_effect
         True for a fixed effect that is maximised along with θ (``reml=False`` outside the Gaussian).
+    triangle
+        Where it is an entry of the factor of a covariance: that factor, which reports what it stands for.
     """
 
     name: str
     support: Support = Positive()
     even: bool = False
     fixed_effect: bool = False
+    triangle: Triangle | None = None
 
 
 class UnknownName(KeyError):
@@ -140,8 +275,80 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
     def index(self, name: str, *_: object) -> int:
         """Position of a name; raises `UnknownName` with the nearest names."""
         if name not in self.names:
-            raise UnknownName(name, (h.name for h in self if not h.fixed_effect))
+            raise UnknownName(name, self.reported)
         return self.names.index(name)
+
+    @cached_property
+    def triangles(self) -> tuple[tuple[slice, Triangle], ...]:
+        """Where the factors of covariances lie."""
+        found: dict[int, tuple[slice, Triangle]] = {}
+        for i, h in enumerate(self):
+            if h.triangle is not None:
+                start = found[id(h.triangle)][0].start if id(h.triangle) in found else i
+                found[id(h.triangle)] = slice(start, i + 1), h.triangle
+        return tuple(found.values())
+
+    @cached_property
+    def reported(self) -> tuple[str, ...]:
+        """Names of what users see: a factor's entries give way to standard deviations and correlations."""
+        names: list[str] = []
+        for h in self:
+            if h.triangle is None:
+                names += [] if h.fixed_effect else [h.name]
+            elif h.triangle.names[0] not in names:
+                names += h.triangle.names
+        return tuple(names)
+
+    @cached_property
+    def _places(self) -> tuple[tuple[Array, Array], tuple[tuple[slice, slice, Triangle], ...]]:
+        """Where plain coordinates go among the reported (from, to), and where factors go."""
+        plain = [i for i, h in enumerate(self) if h.triangle is None and not h.fixed_effect]
+        to = [self.reported.index(self[i].name) for i in plain]
+        parts = []
+        for place, triangle in self.triangles:
+            start = self.reported.index(triangle.names[0])
+            parts.append((place, slice(start, start + len(triangle.names)), triangle))
+        return (np.array(plain, int), np.array(to, int)), tuple(parts)
+
+    def report(self, theta: Float[Array, "V k"]) -> Float[Array, "V r"]:
+        """The reported values."""
+        (plain, to), parts = self._places
+        out = np.empty((len(theta), len(self.reported)))
+        out[:, to] = theta[:, plain]
+        for place, there, triangle in parts:
+            out[:, there] = [triangle.report(t) for t in theta[:, place]]
+        return out
+
+    def plain_to_reported(self, values: Float[Array, "V k"]) -> Float[Array, "V r"]:
+        """Values of plain coordinates where they are reported; NaN for what a factor stands for."""
+        (plain, to), _ = self._places
+        out = np.full((len(values), len(self.reported)), np.nan)
+        out[:, to] = values[:, plain]
+        return out
+
+    def natural(self, name: str) -> float:
+        """Natural size of a standard deviation that a factor reports."""
+        for place, triangle in self.triangles:
+            if name in triangle.names[: triangle.size]:
+                units = np.array([h.support.unit for h in self[place]])  # type: ignore[attr-defined]
+                return float((triangle.diagonal.T @ units)[triangle.names.index(name)])
+        return 1.0
+
+    def singular(self, limit: Bool[Array, "V k"]) -> Bool[Array, "V r"]:
+        """Where something is reported that belongs to a factor with columns at zero."""
+        out = np.zeros((len(limit), len(self.reported)), bool)
+        for place, there, _ in self._places[1]:
+            out[:, there] = limit[:, place].any(axis=1, keepdims=True)
+        return out
+
+    def report_jacobian(self, theta: Float[Array, "k"]) -> Float[Array, "r k"]:
+        """∂ report/∂θ."""
+        (plain, to), parts = self._places
+        out = np.zeros((len(self.reported), len(self)))
+        out[to, plain] = 1.0
+        for place, there, triangle in parts:
+            out[there, place] = triangle.jacobian(theta[place])
+        return out
 
     def _each(self) -> Iterator[tuple[int, Support]]:
         return ((i, h.support) for i, h in enumerate(self))
@@ -178,14 +385,34 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
             A value lies outside its support or is not a number.
         """
         theta = np.array(base, float)
+        inside = {name: value for name, value in values.items() if name not in self.names and name in self.reported}
         for name, value in values.items():
-            i = self.index(name)
+            lower, upper = (-1.0 if name.startswith("cor(") else 0.0, 1.0 if name.startswith("cor(") else np.inf)
+            if name not in inside:
+                i = self.index(name)
+                lower, upper = self[i].support.lower, self[i].support.upper
             x = np.asarray(value, float)
-            support = self[i].support
-            if not np.all((x >= support.lower) & (x <= support.upper) & np.isfinite(x)):
+            if not np.all((x >= lower) & (x <= upper) & np.isfinite(x)):
                 raise ValueError(
-                    f"{name!r} was given as {value!r}, but it must be a finite number from {support.lower:g} to "
-                    f"{support.upper:g}. Scales are standard deviations, not variances or precisions."
+                    f"{name!r} was given as {value!r}, but it must be a finite number from {lower:g} to {upper:g}. "
+                    "Scales are standard deviations, not variances or precisions."
                 )
-            theta[..., i] = x
+            if name not in inside:
+                theta[..., i] = x
+        for place, triangle in self.triangles:
+            given = {name: float(value) for name, value in inside.items() if name in triangle.names}
+            if not given:
+                continue
+            rows = theta.reshape(-1, theta.shape[-1])
+            for row in rows:
+                reported = triangle.report(row[place])
+                reported[[triangle.names.index(name) for name in given]] = list(given.values())
+                coordinates = triangle.coordinates(reported)
+                if coordinates is None:
+                    raise ValueError(
+                        f"With {', '.join(given)} as given, the correlations of these coefficients do not form a "
+                        "covariance: no coefficients can be correlated like that. Give smaller correlations."
+                    )
+                row[place] = coordinates
+            theta = rows.reshape(theta.shape)
         return theta

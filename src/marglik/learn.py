@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,11 @@ class Objective:
         """Natural size of each positive coordinate, 1 for others."""
         middle = np.median(self.model.start_theta(), axis=0)
         return np.where([isinstance(h.support, Positive) for h in self.hyperparameters], np.abs(middle), 1.0)
+
+    @cached_property
+    def slack(self) -> float:
+        """Curvature taken as none: where a factor is singular, its other columns may turn freely."""
+        return 1e-7 if self.hyperparameters.triangles else 0.0
 
     def evidence(self, theta: Float[Array, "V k"], warm: Any = None) -> Evidence:
         """The evidence alone."""
@@ -211,6 +216,8 @@ def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array,
     optimum = _climb(objective, start, free)
     if len(start) > 1:
         return optimum
+    if objective.hyperparameters.triangles:
+        return _settled(objective, optimum, free)
     for _ in range(2):
         asleep = np.zeros_like(optimum.free)
         for i, h in enumerate(objective.hyperparameters):
@@ -225,6 +232,34 @@ def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array,
     return optimum
 
 
+SADDLE = 1e-6
+"""Curvature in φ, in nats, above which a singular covariance is no maximum."""
+
+
+def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -> Optimum:
+    """Where the covariance of correlated weights is singular, put to exactly so and climbed along what is left.
+
+    A column of the factor that is zero is stationary always. That it is a maximum, which the largest eigenvalue of
+    ∂ℓ/∂Σ on the null space of Σ says, shows in the curvature along the column: it must not be positive.
+    """
+    names = objective.hyperparameters
+    theta, held = optimum.theta.copy(), np.zeros_like(optimum.free)
+    for place, triangle in names.triangles:
+        units = np.array([h.support.unit for h in names[place]])  # type: ignore[attr-defined]
+        found = triangle.settled(theta[0, place], triangle.diagonal.T @ units)
+        if found is not None:
+            theta[0, place], held[0, place] = found[0], found[1] & np.broadcast_to(free, held.shape)[0, place]
+    if not held.any():
+        return optimum
+    left = _climb(objective, theta, np.broadcast_to(free, held.shape) & ~held)
+    if left.value[0] < optimum.value[0] - 1e-9 * (1 + abs(optimum.value[0])):
+        return optimum
+    hessian = objective.at(left.theta, left.free | held, left.warm)[2]
+    highest = np.linalg.eigvalsh(-_with_unit_diagonal(-hessian, left.free | held)).max()
+    concave = highest < SADDLE
+    return replace(left, limit=left.limit | held, converged=left.converged & concave)
+
+
 def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"]) -> Optimum:
     """Newton's method in φ within a trust region.
 
@@ -233,6 +268,7 @@ def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "
     """
     names = objective.hyperparameters
     even = np.array([h.even for h in names], bool)
+    endless = np.array([h.triangle is None for h in names], bool)
     asked = np.broadcast_to(free, start.shape).copy()
     theta = start.copy()
     free = asked & ~(even & (theta == 0))
@@ -248,9 +284,9 @@ def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "
         iteration += 1
         step, gain = _newton_step(gradient, hessian, free, radius)
         length = np.abs(step).max(axis=1, initial=0)
-        newton = _is_newton(hessian, free)
+        newton = _is_newton(hessian, free, objective.slack)
         done = (length < STEP) & newton | ~free.any(axis=1)
-        running = free & (np.abs(step) > 1e-3) & (gain < NEGLIGIBLE * 4)[:, None]
+        running = free & endless & (np.abs(step) > 1e-3) & (gain < NEGLIGIBLE * 4)[:, None]
         stuck = (gain < 1e-13 * (1 + np.abs(value))) & ~done & ~running.any(axis=1) & newton
         limit |= running
         free &= ~running
@@ -259,7 +295,7 @@ def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "
         if not active.any():
             asleep = _at_a_limit(objective, theta, hessian, free & ~even)
             limit, free = limit | asleep, free & ~asleep
-            last = _guarded(objective, theta, step, free & (done | stuck)[:, None], warm, value)
+            last = _guarded(objective, theta, step, free & converged[:, None], warm, value)
             if last is not None:
                 theta, value, gradient, hessian, warm = last
                 trace.append(value)
@@ -322,9 +358,10 @@ def _with_unit_diagonal(H: Array, free: Array) -> Array:
     return np.nan_to_num(H)
 
 
-def _is_newton(H: Array, free: Array) -> Array:
-    """Whether H is negative definite over the free coordinates."""
-    return np.all(np.linalg.eigvalsh(_with_unit_diagonal(H, free)) < 0, axis=1)
+def _is_newton(H: Array, free: Array, slack: float = 0.0) -> Array:
+    """Whether H is negative definite over the free coordinates, but for a share of its size."""
+    d = np.linalg.eigvalsh(_with_unit_diagonal(H, free))
+    return np.all(d < slack * np.abs(d).max(axis=1, keepdims=True, initial=0), axis=1)
 
 
 def _moved(objective: Objective, theta: Array, step: Array) -> Array:

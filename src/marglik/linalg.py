@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -59,12 +59,57 @@ def cholesky_inverse(L: Float[Array, "p p"]) -> Float[Array, "p p"]:
 
 
 @dataclass(frozen=True, eq=False)
+class Scaling:
+    """A block-diagonal factor T of a border: a diagonal, and runs of equal blocks.
+
+    Parameters
+    ----------
+    diagonal : (f,)
+        Zero where a run of blocks lies.
+    runs
+        Where each run lies, and its block (m, m).
+    """
+
+    diagonal: Float[Array, "f"]
+    runs: tuple[tuple[slice, Float[Array, "m m"]], ...] = ()
+
+    def right(self, X: Float[Array, "*r f"], transposed: bool = False) -> Float[Array, "*r f"]:
+        """X T, or X Tᵀ."""
+        out = X * self.diagonal
+        for place, L in self.runs:
+            part = X[..., place].reshape(*X.shape[:-1], -1, len(L)) @ (L.T if transposed else L)
+            out[..., place] = part.reshape(*X.shape[:-1], -1)
+        return out
+
+    def both(self, A: Float[Array, "f f"], transposed: bool = False) -> Float[Array, "f f"]:
+        """TᵀA T, or T A Tᵀ, for symmetric A."""
+        return self.right(self.right(A, transposed).T, transposed)
+
+    def on_pattern(self, X: Float[Array, "f f"]) -> Scaling:
+        """The derivative in T of ⟨X, T⟩: the diagonal of X, and its blocks summed over each run."""
+        runs = []
+        for place, L in self.runs:
+            m = len(L)
+            q = (place.stop - place.start) // m
+            blocks = X[place, place].reshape(q, m, q, m)
+            runs.append((place, np.einsum("qiqj->ij", blocks)))
+        return Scaling(X.diagonal(), tuple(runs))
+
+    def keep(self, columns: Array) -> Scaling:
+        """Without columns of the diagonal part that are not kept."""
+        before = np.cumsum(columns)
+        runs = tuple((slice(before[p.stop - 1] - (p.stop - p.start), before[p.stop - 1]), L) for p, L in self.runs)
+        return Scaling(self.diagonal[columns], runs)
+
+
+@dataclass(frozen=True, eq=False)
 class Levels:
     """What makes the Schur complement of H = TᵀGT + I a sum of positive parts, for blocks of size one.
 
-    With G = [N B; Bᵀ C], T = diag(s, …, s, d) and C_w = C − Σ_g B_gᵀB_g/N_g, the scatter of the border within levels,
+    With G = [N B; Bᵀ C], the factor s on levels and T on the border, and C_w = C − Σ_g B_gᵀB_g/N_g, the scatter of the
+    border within levels,
 
-        S = d C_w d + Σ_g d B_gᵀB_g d / (N_g (1 + s²N_g)) + diag(mask).
+        S = TᵀC_wT + Σ_g TᵀB_gᵀB_gT / (N_g (1 + s²N_g)) + diag(mask).
 
     Subtracting instead loses s²N_g of the digits: all of them for an intercept beside levels that differ a lot.
 
@@ -74,7 +119,7 @@ class Levels:
     B : (q, f)
     within
         Computes C_w from the rows, when it is needed.
-    s, d, mask
+    s, border, mask
         The factor, and where the border has a prior.
     """
 
@@ -82,7 +127,7 @@ class Levels:
     B: Float[Array, "q f"]
     within: Callable[[], Float[Array, "f f"]]
     s: float = 1.0
-    d: Float[Array, "f"] | float = 1.0
+    border: Scaling | None = None
     mask: Float[Array, "f"] | float = 0.0
 
     def times(self, c: float) -> Levels:
@@ -91,15 +136,17 @@ class Levels:
 
     def keep(self, columns: Array) -> Levels:
         """Without the border's other columns."""
-        d, mask = (np.asarray(x)[columns] if np.ndim(x) else x for x in (self.d, self.mask))
-        inner = self.within
-        return replace(self, B=self.B[:, columns], within=lambda: inner()[np.ix_(columns, columns)], d=d, mask=mask)
+        inner, mask = self.within, np.asarray(self.mask)[columns] if np.ndim(self.mask) else self.mask
+        border = None if self.border is None else self.border.keep(columns)
+        within = lambda: inner()[np.ix_(columns, columns)]  # noqa: E731
+        return replace(self, B=self.B[:, columns], within=within, border=border, mask=mask)
 
     def schur(self) -> Float[Array, "f f"]:
         """S."""
         N = np.where(self.N > 0, self.N, 1.0)
-        between = self.B / np.sqrt(N * (1 + self.s**2 * self.N))[:, None] * self.d
-        within = np.multiply.outer(self.d, self.d) * self.within()
+        between, within = self.B / np.sqrt(N * (1 + self.s**2 * self.N))[:, None], self.within()
+        if self.border is not None:
+            between, within = self.border.right(between), self.border.both(within)
         return within + between.T @ between + np.diag(np.broadcast_to(self.mask, len(within)))
 
 
@@ -197,28 +244,6 @@ class Arrow:
         D = _solve_blocks(L, _solve_blocks(L, identity), transposed=True)
         return Arrow(D + np.einsum("qmf,qnf->qmn", EC, E), -EC, C)
 
-    def inverse_squared_norms(self, columns: Sequence[slice | Array]) -> Float[Array, "t t"]:
-        """‖(H⁻¹)_{st}‖²_F for the blocks as a whole (first, if there are any) and sets of border columns.
-
-        With E = D⁻¹B and C = S⁻¹, (H⁻¹)_DD = D⁻¹ + E C Eᵀ is dense, but its norm needs only f × f matrices.
-        """
-        L, half, S = self._factor
-        C = cholesky_inverse(S)
-        squared = np.array([[np.sum(C[s][:, t] ** 2) for t in columns] for s in columns])
-        if not len(L):
-            return squared.reshape(len(columns), len(columns))
-        E = _solve_blocks(L, half, transposed=True)
-        half_inverse = _solve_blocks(L, np.broadcast_to(np.eye(L.shape[1]), L.shape))
-        D = np.einsum("qkm,qkn->qmn", half_inverse, half_inverse)
-        G = np.einsum("qmf,qmg->fg", E, E) @ C
-        DE = np.einsum("qmf,qmg->fg", E, D @ E)
-        EC = E @ C
-        norms = np.zeros((1 + len(columns),) * 2)
-        norms[0, 0] = np.vdot(D, D) + 2 * np.vdot(DE, C) + np.vdot(G, G.T)
-        norms[0, 1:] = norms[1:, 0] = [np.vdot(EC[..., t], EC[..., t]) for t in columns]
-        norms[1:, 1:] = squared.reshape(len(columns), len(columns))
-        return norms
-
     def matvec(self, v: Float[Array, "p"]) -> Float[Array, "p"]:
         """Hv."""
         top, bottom = self.split(v)
@@ -231,11 +256,12 @@ class Arrow:
         levels = None if self.levels is None else self.levels.times(c)
         return Arrow(c * self.blocks, c * self.cross, c * self.border, levels)
 
-    def congruence(self, L: Float[Array, "m m"], d: Float[Array, "f"], transposed: bool = False) -> Arrow:
-        """TᵀHT (or THTᵀ) where T is L on every block and diag(d) on the border."""
+    def congruence(self, L: Float[Array, "m m"], T: Scaling, transposed: bool = False) -> Arrow:
+        """The congruence of H with L on every block and T on the border: TᵀHT, or THTᵀ."""
+        levels = None if self.levels is None else replace(self.levels, s=float(L[0, 0]), border=T)
         L = L.T if transposed else L
-        levels = None if self.levels is None else replace(self.levels, s=float(L[0, 0]), d=d)
-        return Arrow(L.T @ self.blocks @ L, (L.T @ self.cross) * d, d[:, None] * self.border * d, levels)
+        cross = T.right(L.T @ self.cross, transposed)
+        return Arrow(L.T @ self.blocks @ L, cross, T.both(self.border, transposed), levels)
 
     def plus_identity(self, mask: Float[Array, "f"]) -> Arrow:
         """H + I on the blocks, H + diag(mask) on the border."""

@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from marglik.expansion import Expansion, GramSums, LinearExpansion
+from marglik.expansion import Expansion, LinearExpansion
 from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
+from marglik.levels import Component, Grouping, LevelSums, components, sum_levels
 from marglik.likelihoods import Likelihood
-from marglik.linalg import Arrow, Levels
+from marglik.linalg import Arrow, Levels, Scaling
 from marglik.priors import Prior, Term
 from marglik.rows import InMemory
 from marglik.spectrum import Residuals, Spectrum, reduce
@@ -77,6 +78,20 @@ class Model(ABC):
     @abstractmethod
     def start_theta(self) -> Float[Array, "s k"]:
         """Values of θ from which learning may set out, of the right order of magnitude for these data."""
+
+
+def _in_units(h: Hyperparameter, size: float) -> Hyperparameter:
+    """A real coordinate in units of the response."""
+    return replace(h, support=Real(h.support.unit * size)) if isinstance(h.support, Real) else h
+
+
+def _block_diagonal(blocks: Sequence[Float[Array, "m m"]]) -> Float[Array, "m m"]:
+    """Square matrices along a diagonal."""
+    out, row = np.zeros((sum(map(len, blocks)),) * 2), 0
+    for L in blocks:
+        out[row : row + len(L), row : row + len(L)] = L
+        row += len(L)
+    return out
 
 
 IMPROPER = 300.0
@@ -213,11 +228,25 @@ class LinearModel(Model):
 
     @cached_property
     def hyperparameters(self) -> Hyperparameters:
-        own = [h for term in self.prior for h in term.hyperparameters()]
+        size = self.response_scale
+        own = [_in_units(h, size) for term in self.prior for h in term.hyperparameters()]
         own += self.likelihood.hyperparameters()
         if self.flat_in_theta:
             own += [Hyperparameter(f"basis{i}", Real(), fixed_effect=True) for i in range(self.n_flat)]
         return Hyperparameters(own)
+
+    @cached_property
+    def response_scale(self) -> float:
+        """Natural size of what terms add to η: the spread of a Gaussian response, 1 for others."""
+        if not self.likelihood.gaussian or self.rows.y.ndim == 2:
+            return 1.0
+        return float(np.std(self.rows.y)) or 1.0
+
+    @cached_property
+    def offset(self) -> Float[Array, "n"] | None:
+        """What η has without any weight: the rows' offset, and the columns times the weights' prior means."""
+        given = [o for o in (self.rows.offset, *(term.offset for term in self.prior)) if o is not None]
+        return np.sum(given, axis=0) if given else None
 
     @property
     def n_targets(self) -> int:
@@ -248,17 +277,55 @@ class LinearModel(Model):
             out.__dict__["spectrum"] = self.spectrum.subset(targets)
         return out
 
+    def with_term(self, old: Term, new: Term) -> LinearModel:
+        """The model with another term for the same columns; what is known of the rows is kept."""
+        out = replace(self, prior=Prior(new if term is old else term for term in self.prior))
+        for name in ("flat_basis", "residuals", "row_scale", "columns"):
+            if name in self.__dict__:
+                out.__dict__[name] = self.__dict__[name]
+        moved = {id(g): replace(g, terms=tuple(new if t is old else t for t in g.terms)) for g in self.groupings}
+        out.__dict__["groupings"] = tuple(moved[id(g)] for g in self.groupings)
+        if "level_sums" in self.__dict__:
+            sums = self.level_sums
+            inner = None if sums.inner is None else moved[id(sums.inner)]
+            out.__dict__["level_sums"] = replace(sums, inner=inner, outer=tuple(moved[id(g)] for g in sums.outer))
+        return out
+
     @cached_property
-    def grouped(self) -> Term | None:
-        """The term whose weights come in one block a level, if there is one."""
-        terms = [term for term in self.prior if term.grouped]
-        if len(terms) > 1:
-            raise ValueError(
-                f"The model has {len(terms)} grouping terms, {', '.join(t.label for t in terms)}; one is supported so "
-                "far. "
-                "Keep the one that matters most and enter the others as fixed effects."
-            )
-        return terms[0] if terms else None
+    def groupings(self) -> tuple[Grouping, ...]:
+        """The grouping factors, each with the columns of all its terms, rows scaled; the largest first."""
+        same: list[list[Any]] = []
+        for term in (t for t in self.prior if t.grouped):
+            mine = next((s for s in same if np.array_equal(s[0].codes, term.codes)), None)  # type: ignore[attr-defined]
+            same.append([term]) if mine is None else mine.append(term)
+        found = []
+        for terms in same:
+            n_levels = max(len(t.levels) for t in terms)
+            Z = self.scaled(np.concatenate([t.columns for t in terms], axis=1))
+            found.append(Grouping(terms[0].codes, n_levels, Z, tuple(terms)))
+        return tuple(sorted(found, key=lambda g: -g.size))
+
+    @cached_property
+    def level_sums(self) -> LevelSums:
+        """What a Gaussian model keeps of its rows: after these sums it never looks at them again."""
+        dense = [self.scaled(t.columns) for t in self.dense]
+        for term, columns in zip(self.dense, dense, strict=True):
+            check_finite(columns, term.names)
+        y = self.residuals.read(slice(0, 1))[0][:, 0]
+        none = np.zeros((self.rows.n, 0))
+        return sum_levels(self.groupings, np.concatenate([none, *dense], axis=1), self.flat_basis.Q, y)
+
+    @cached_property
+    def components(self) -> tuple[Component, ...]:
+        """The parts of a Gaussian's covariance."""
+        return components(self.level_sums, self.dense, {id(term): start for term, start in self.theta_starts()})
+
+    def theta_starts(self) -> Iterator[tuple[Term, int]]:
+        """Each term with the position of its first coordinate of θ."""
+        position = 0
+        for term in self.prior:
+            yield term, position
+            position += len(term.hyperparameters())
 
     @cached_property
     def dense(self) -> tuple[Term, ...]:
@@ -269,9 +336,10 @@ class LinearModel(Model):
     def one_scale(self) -> bool:
         """Whether the model is Gaussian with one shared scale and its flat weights, if any, are integrated."""
         return (
-            self.presummed
+            self.likelihood.gaussian
+            and not self.flat_in_theta
             and len(self.dense) == 1
-            and self.grouped is None
+            and not self.groupings
             and self.n_prior_theta == 1
             and (self.reml or not self.n_flat)
         )
@@ -303,11 +371,6 @@ class LinearModel(Model):
         s = self.row_scale
         return columns if s is None else columns * (s if columns.ndim == 1 else s[:, None])
 
-    @property
-    def presummed(self) -> bool:
-        """Whether one pass over the rows says all: a Gaussian likelihood, its flat weights integrated or profiled."""
-        return self.likelihood.gaussian and not self.flat_in_theta
-
     @cached_property
     def flat_basis(self) -> FlatBasis:
         """Orthogonal coordinates for the flat weights."""
@@ -323,7 +386,7 @@ class LinearModel(Model):
     def residuals(self) -> Residuals:
         """A Gaussian response less offset and its fit on the flat columns."""
         y = self.rows.y if self.rows.y.ndim == 2 else self.rows.y[:, None]
-        return Residuals(y, self.rows.offset, self.row_scale, *self.flat_basis)
+        return Residuals(y, self.offset, self.row_scale, *self.flat_basis)
 
     @cached_property
     def spectrum(self) -> Spectrum:
@@ -339,21 +402,56 @@ class LinearModel(Model):
     def columns(self) -> Columns:
         """The design in working order."""
         n = self.rows.n
-        grouped = self.grouped
         for term in self.dense:
             check_finite(term.columns, term.names)
         flat = np.zeros((n, 0)) if self.flat_in_theta else self.flat_basis.Q
-        border = np.column_stack([flat, *(self.scaled(t.columns) for t in self.dense)])
-        if grouped is None:
+        outer = [g.design.toarray() for g in self.groupings[1:]]
+        border = np.column_stack([flat, *(self.scaled(t.columns) for t in self.dense), *outer])
+        if not self.groupings:
             return Columns(np.zeros((n, 1)), np.zeros(n, int), 0, border, flat.shape[1])
-        codes, n_levels = grouped.codes, len(grouped.levels)  # type: ignore[attr-defined]
-        return Columns(self.scaled(grouped.columns), codes, n_levels, border, flat.shape[1])
+        inner = self.groupings[0]
+        return Columns(inner.Z, inner.codes, inner.n_levels, border, flat.shape[1])
 
     @cached_property
-    def gram_sums(self) -> GramSums:
-        """XᵀX, Xᵀy, yᵀy: after this one pass a Gaussian model never looks at its rows again."""
-        y = self.residuals.read(slice(0, 1))[0][:, 0]
-        return GramSums(self.columns.gram(None, self.rows), self.columns.transpose_times(y, self.rows), float(y @ y))
+    def border_places(self) -> tuple[dict[int, slice], tuple[slice, ...]]:
+        """Where dense terms, and outer grouping factors, lie on the border."""
+        position = 0 if self.flat_in_theta else self.n_flat
+        dense, outer = {}, []
+        for term in self.dense:
+            dense[id(term)] = slice(position, position + term.n_weights)
+            position += term.n_weights
+        for grouping in self.groupings[1:]:
+            outer.append(slice(position, position + grouping.size))
+            position += grouping.size
+        return dense, tuple(outer)
+
+    def factors(
+        self, theta: Float[Array, "k"], of: Callable[[Term, Array], Array], flat: float
+    ) -> tuple[Float[Array, "m m"], Scaling]:
+        """The factor of an inner level's block and of the border, put together from what ``of`` says of each term."""
+        own = {id(term): of(term, x) for term, x in self.term_theta(theta) if not term.flat}
+        blocks = [_block_diagonal([own[id(t)] for t in g.terms]) for g in self.groupings]
+        dense, outer = self.border_places
+        size = (0 if self.flat_in_theta else self.n_flat) + sum(p.stop - p.start for p in (*dense.values(), *outer))
+        diagonal = np.full(size, flat)
+        for term in self.dense:
+            diagonal[dense[id(term)]] = own[id(term)]
+        for place in outer:
+            diagonal[place] = 0.0
+        runs = tuple(zip(outer, blocks[1:], strict=True))
+        return (blocks[0] if blocks else np.zeros((1, 1))), Scaling(diagonal, runs)
+
+    def parts_of(self, block: Float[Array, "m m"], border: Scaling) -> dict[int, Array]:
+        """`factors` taken apart again: what belongs to each term, by its ``id``."""
+        dense, _ = self.border_places
+        out = {key: border.diagonal[place] for key, place in dense.items()}
+        for grouping, L in zip(self.groupings, [block, *(L for _, L in border.runs)], strict=bool(self.groupings)):
+            row = 0
+            for term in grouping.terms:
+                own = slice(row, row + len(term.coefficients))
+                out[id(term)] = L[own, own]
+                row = own.stop
+        return out
 
     @property
     def log_volume(self) -> float:
@@ -389,14 +487,14 @@ class LinearModel(Model):
 
     def start_weights(self):
         u = np.zeros(self.n_weights)
-        if self.columns.n_flat and not self.presummed:
+        if self.columns.n_flat:
             self.columns.split(u)[1][: self.n_flat] = self.start_flat()
         return u
 
     def start_flat(self) -> Float[Array, "f"]:
         """γ for which η is nearest to a constant at the response's mean."""
         n = self.rows.n
-        offset = 0.0 if self.rows.offset is None else self.rows.offset
+        offset = 0.0 if self.offset is None else self.offset
         target = self.likelihood.start(self.rows.y) - np.mean(offset)
         return self.flat_basis.Q.T @ np.full(n, target) / n
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from marglik.likelihoods import LOG_2PI
-from marglik.linalg import Arrow, cholesky, solve_upper
+from marglik.linalg import Arrow, Scaling, cholesky, solve_upper
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+    from marglik.levels import Grouping
     from marglik.model import LinearModel
+    from marglik.priors import Term
     from marglik.spectrum import Spectrum
 
 
@@ -126,35 +128,43 @@ class ArrowPosterior(TermPosterior):
     def _flat(self) -> slice:
         return slice(0, self.model.columns.n_flat)
 
-    def _dense(self) -> list[tuple[str, Array, slice]]:
-        """Label, factor's diagonal, and place on the border of every dense term."""
-        out, position = [], self.model.columns.n_flat
-        for term, theta in self.model.term_theta(self.theta):
-            if term in self.model.dense:
-                out.append((term.label, term.factor(theta), slice(position, position + term.n_weights)))
-                position += term.n_weights
-        return out
+    @cached_property
+    def _factors(self) -> tuple[Array, Scaling]:
+        return self.model.factors(self.theta, lambda term, theta: term.factor(theta), flat=1.0)
 
     @cached_property
-    def _level_factor(self) -> Array:
-        return next((t.factor(x) for t, x in self.model.term_theta(self.theta) if t.grouped), np.zeros((1, 1)))
+    def _groups(self) -> dict[int, tuple[int, Grouping, slice]]:
+        """Of each grouped term: the number of its grouping factor, the factor, its columns among the factor's."""
+        out = {}
+        for i, grouping in enumerate(self.model.groupings):
+            row = 0
+            for term in grouping.terms:
+                out[id(term)] = i, grouping, slice(row, row + len(term.coefficients))
+                row += len(term.coefficients)
+        return out
+
+    def _place(self, term: Term) -> slice:
+        """Of a dense term, or of the grouping factor of a grouped one, on the border."""
+        dense, outer = self.model.border_places
+        return dense[id(term)] if id(term) in dense else outer[self._groups[id(term)][0] - 1]
 
     def _by_term(self, top: Array, bottom: Array) -> dict[str, Array]:
         """u → w by term; leading axes are kept."""
         model, out = self.model, {}
-        for term in (t for t in model.prior if t.flat):
-            basis = model.flat_basis
-            gamma = bottom[..., self._flat]
-            out[term.label] = np.linalg.solve(basis.R, gamma[..., None])[..., 0] + self._shift
-        if model.grouped is not None:
-            out[model.grouped.label] = top @ self._level_factor.T
-        for label, diagonal, place in self._dense():
-            out[label] = bottom[..., place] * diagonal
-        return {label: out[label] for label in (t.label for t in model.prior) if label in out}
-
-    @cached_property
-    def _shift(self) -> Array:
-        return self.model.residuals.read(slice(0, 1))[1][:, 0] if self.model.presummed else np.zeros(self.model.n_flat)
+        L, T = self._factors
+        inner, border = top @ L.T, T.right(bottom, transposed=True)
+        for term in model.prior:
+            if term.flat:
+                gamma = bottom[..., self._flat]
+                out[term.label] = np.linalg.solve(model.flat_basis.R, gamma[..., None])[..., 0]
+            elif term.grouped:
+                i, grouping, columns = self._groups[id(term)]
+                w = inner if i == 0 else border[..., self._place(term)]
+                w = w.reshape(*bottom.shape[:-1], grouping.n_levels, -1)
+                out[term.label] = w[..., : len(term.levels), columns]  # type: ignore[attr-defined]
+            else:
+                out[term.label] = term.weights(border[..., self._place(term)])
+        return out
 
     @cached_property
     def mean(self):
@@ -167,16 +177,27 @@ class ArrowPosterior(TermPosterior):
         return np.linalg.solve(R, half.T)
 
     @cached_property
+    def _covariance(self) -> Arrow:
+        """Of the working columns' coefficients, on the pattern of H."""
+        return self.joint.covariance.congruence(*self._factors, transposed=True)
+
+    @cached_property
     def sd(self):
-        C, out = self.joint.covariance, {}
+        C, out = self._covariance, {}
+        inner, border = np.sqrt(np.einsum("qmm->qm", C.blocks)), np.sqrt(np.maximum(C.border.diagonal(), 0))
         for term in self.model.prior:
             if term.flat:
                 out[term.label] = np.sqrt(self.flat_covariance.diagonal())
             elif term.grouped:
-                L = self._level_factor
-                out[term.label] = np.sqrt(np.einsum("ij,qjk,ik->qi", L, C.blocks, L))
-        for label, diagonal, place in self._dense():
-            out[label] = np.abs(diagonal) * np.sqrt(C.border.diagonal()[place])
+                i, grouping, columns = self._groups[id(term)]
+                sd = inner if i == 0 else border[self._place(term)].reshape(grouping.n_levels, -1)
+                out[term.label] = sd[: len(term.levels), columns]  # type: ignore[attr-defined]
+            else:
+                place, M = self._place(term), term.mixing
+                sd = border[place]
+                if M is not None:
+                    sd = np.sqrt(np.einsum("ij,jk,ik->i", M, C.border[place, place], M, optimize=True))
+                out[term.label] = sd
         return out
 
     def sample(self, n, seed=0):
@@ -188,14 +209,18 @@ class ArrowPosterior(TermPosterior):
     @cached_property
     def edf(self):
         C, out = self.joint.covariance, {}
+        inner, border = np.einsum("qmm->m", C.blocks), C.border.diagonal()
         for term in self.model.prior:
             if term.flat:
-                out[term.label] = float(term.n_weights)
+                left = 0.0
             elif term.grouped:
-                out[term.label] = float(term.n_weights - np.einsum("qmm->", C.blocks))
-        for label, _, place in self._dense():
-            out[label] = float(place.stop - place.start - C.border.diagonal()[place].sum())
-        return {t.label: out[t.label] for t in self.model.prior}
+                i, grouping, columns = self._groups[id(term)]
+                left = inner if i == 0 else border[self._place(term)].reshape(grouping.n_levels, -1).sum(axis=0)
+                left = float(left[columns].sum())
+            else:
+                left = float(border[self._place(term)].sum())
+            out[term.label] = float(term.n_weights) - left
+        return out
 
     def occam(self):
         model, H, u = self.model, self.joint.precision, self.joint.mean
@@ -214,9 +239,17 @@ class ArrowPosterior(TermPosterior):
                 log_prior -= model.log_volume
                 log_det = 2 * float(np.log(cholesky(block).diagonal()).sum())
             elif term.grouped:
-                log_det, log_prior = float(np.linalg.slogdet(H.blocks)[1].sum()), -float(np.sum(top**2)) / 2
+                i, grouping, columns = self._groups[id(term)]
+                if i == 0:
+                    blocks, own = H.blocks, top
+                else:
+                    place, m = self._place(term), grouping.Z.shape[1]
+                    at = np.arange(place.start, place.stop).reshape(-1, m)
+                    blocks, own = H.border[at[:, :, None], at[:, None]], bottom[place].reshape(-1, m)
+                log_det = float(np.linalg.slogdet(blocks[:, columns, columns])[1].sum())
+                log_prior = -float(np.sum(own[:, columns] ** 2)) / 2
             else:
-                place = next(p for label, _, p in self._dense() if label == term.label)
+                place = self._place(term)
                 log_det = 2 * float(np.log(cholesky(H.border[place, place]).diagonal()).sum())
                 log_prior = -float(bottom[place] @ bottom[place]) / 2
             out[term.label] = log_prior - log_det / 2
@@ -225,13 +258,13 @@ class ArrowPosterior(TermPosterior):
         return out
 
     def linear_predictor(self, rows):
-        model, L = self.model, self._level_factor
+        model = self.model
         n = len(next(iter(rows.columns.values())))
         c = model.columns
         border = np.zeros((n, c.border.shape[1]))
         Z, codes = np.zeros((n, c.Z.shape[1])), np.zeros(n, int)
         eta, extra = np.zeros(n) + rows.offset, np.zeros(n)
-        for term in model.prior:
+        for term, theta in model.term_theta(self.theta):
             X = rows.columns.get(term.label)
             if X is None:
                 continue
@@ -239,17 +272,21 @@ class ArrowPosterior(TermPosterior):
                 border[:, self._flat] = np.linalg.solve(model.flat_basis.R.T, X.T).T
                 eta += X @ self.mean[term.label]
             elif term.grouped:
+                i, grouping, columns = self._groups[id(term)]
                 seen = rows.codes[term.label] >= 0
-                codes = np.where(seen, rows.codes[term.label], 0)
-                ZL = X @ L
-                Z = ZL * seen[:, None]
-                extra = np.where(seen, 0.0, np.einsum("nm,nm->n", ZL, ZL))
-                eta += np.einsum("nm,nm->n", X, self.mean[term.label][codes]) * seen
+                code = np.where(seen, rows.codes[term.label], 0)
+                known = X * seen[:, None]
+                eta += np.einsum("nm,nm->n", known, self.mean[term.label][code])
+                extra += (((X - known) @ term.factor(theta)) ** 2).sum(axis=1)
+                if i == 0:
+                    Z[:, columns], codes = known, np.where(seen, code, codes)
+                else:
+                    start = self._place(term).start + code * grouping.Z.shape[1] + columns.start
+                    border[np.arange(n)[:, None], start[:, None] + np.arange(X.shape[1])] = known
             else:
-                _, diagonal, place = next(d for d in self._dense() if d[0] == term.label)
-                border[:, place] = X * diagonal
+                border[:, self._place(term)] = X if term.mixing is None else X @ term.mixing
                 eta += X @ self.mean[term.label]
-        return eta, self.joint.covariance.quadratic(Z, codes, border) + extra
+        return eta, self._covariance.quadratic(Z, codes, border) + extra
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from marglik.hyperparameters import Hyperparameter, Positive
+from marglik.hyperparameters import Hyperparameter, Positive, Real, Triangle
+from marglik.validate import listed
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -60,6 +62,11 @@ class Term(ABC):
         """The design: one row an observation."""
 
     @property
+    def design(self) -> Float[Array, "n c"]:
+        """The columns of the weights themselves; `columns`, except where `mixing` stands between them."""
+        return self.columns
+
+    @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
         """Names of the columns."""
@@ -68,6 +75,20 @@ class Term(ABC):
     @abstractmethod
     def n_weights(self) -> int:
         """Number of weights."""
+
+    @property
+    def offset(self) -> Float[Array, "n"] | None:
+        """What the prior mean of the weights adds to η, if it is not zero."""
+        return None
+
+    @property
+    def mixing(self) -> Float[Array, "c c"] | None:
+        """M, where the coefficients v of `columns` stand for the weights w = μ + M v; None where w = v."""
+        return None
+
+    def weights(self, coefficients: Float[Array, "*r c"]) -> Float[Array, "*r c"]:
+        """w from v."""
+        return coefficients
 
     @abstractmethod
     def hyperparameters(self) -> tuple[Hyperparameter, ...]:
@@ -154,7 +175,9 @@ class Flat(Term):
 
 @dataclass(frozen=True, eq=False)
 class Ridge(Term):
-    """Weights that share one scale, w_j ~ N(0, s²).
+    """Weights that share a scale, w_j ~ N(0, s²): one for all columns, one a group of columns, or one a column (ARD).
+
+        w_j ~ N(0, s_{g(j)}²)
 
     Parameters
     ----------
@@ -163,7 +186,11 @@ class Ridge(Term):
     column_names
         One name a column; ``x0, x1, …`` if not given.
     hyperparameter
-        The scale's name.
+        The scale's name, where there is one.
+    groups : (p,) of int, optional
+        The group g(j) of each column, from 0; all in one group if not given.
+    scales
+        The scales' names, one a group.
 
     Examples
     --------
@@ -171,14 +198,33 @@ class Ridge(Term):
     >>> from marglik.priors import Ridge
     >>> Ridge(np.eye(2)).hyperparameters()[0].name
     'sd(weights)'
-    >>> Ridge(np.eye(2)).factor([0.5])
-    array([0.5, 0.5])
+    >>> banded = Ridge(np.eye(3), groups=[0, 0, 1], scales=["sd(a)", "sd(b)"])
+    >>> banded.factor(np.array([0.5, 2.0]))
+    array([0.5, 0.5, 2. ])
     """
 
     X: Float[Array, "n p"]
     column_names: Sequence[str] | None = None
     hyperparameter: str = "sd(weights)"
     label: str = "ridge"
+    groups: Int[Array, "p"] | None = None
+    scales: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.groups is None:
+            return
+        groups = np.asarray(self.groups, int)
+        object.__setattr__(self, "groups", groups)
+        n = int(groups.max(initial=-1)) + 1
+        if groups.shape != (self.n_weights,) or len(np.unique(groups)) < n or groups.min(initial=0) < 0:
+            raise ValueError(
+                f"groups must give each of the {self.n_weights} columns of {self.label!r} a group 0, 1, …, none left "
+                f"out, but has shape {groups.shape} and the groups {listed(np.unique(groups))}."
+            )
+        if self.scales is None:
+            object.__setattr__(self, "scales", tuple(f"sd(group{g})" for g in range(n)))
+        if len(self.scales) != n:  # type: ignore[arg-type]
+            raise ValueError(f"{self.label!r} has {n} groups but {len(self.scales)} names of scales.")  # type: ignore[arg-type]
 
     @property
     def columns(self):
@@ -193,27 +239,138 @@ class Ridge(Term):
         return np.shape(self.X)[1] if np.ndim(self.X) > 1 else 1
 
     def hyperparameters(self):
-        return (Hyperparameter(self.hyperparameter, Positive(), even=True),)
+        names = (self.hyperparameter,) if self.scales is None else self.scales
+        return tuple(Hyperparameter(name, Positive(), even=True) for name in names)
 
     def factor(self, theta):
-        return np.full(self.n_weights, theta[0])
+        return np.full(self.n_weights, theta[0]) if self.groups is None else np.asarray(theta, float)[self.groups]
 
     def factor_vjp(self, theta, bar):
-        return np.array([bar.sum()])
+        return np.array([bar.sum()]) if self.groups is None else np.bincount(self.groups, bar, len(self.scales))
 
     def factor_jvp(self, theta, direction):
-        return np.full(self.n_weights, direction[0])
+        return self.factor(direction)
 
     def units(self):
         X = self.columns
-        return 1 / np.sqrt([np.einsum("ij,ij->", X, X) / len(X)])
+        squares = np.einsum("ij,ij->j", X, X) / len(X)
+        return 1 / np.sqrt(self.factor_vjp(np.zeros(0), squares))
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(Term):
+    """Weights with a given mean and covariance, w ~ N(μ, K): nothing to learn.
+
+    Parameters
+    ----------
+    X : (n, p)
+        The columns.
+    mean : (p,) or float
+        μ.
+    covariance : (p, p), (p,) or float
+        K, its diagonal, or one variance for all.
+    column_names
+        One name a column; ``x0, x1, …`` if not given.
+
+    Raises
+    ------
+    ValueError
+        The covariance is not positive semidefinite, or shapes do not match.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from marglik.priors import Gaussian
+    >>> term = Gaussian(np.eye(2), mean=1.0, covariance=[4.0, 9.0])
+    >>> term.hyperparameters(), term.mean
+    ((), array([1., 1.]))
+    >>> term.columns
+    array([[2., 0.],
+           [0., 3.]])
+    """
+
+    X: Float[Array, "n p"]
+    mean: Float[Array, "p"] | float = 0.0
+    covariance: Float[Array, "p p"] | float = 1.0
+    column_names: Sequence[str] | None = None
+    label: str = "gaussian"
+
+    def __post_init__(self) -> None:
+        p = _matrix(self.X).shape[1]
+        mean, K = np.asarray(self.mean, float), np.asarray(self.covariance, float)
+        if mean.shape not in ((), (p,)) or K.shape not in ((), (p,), (p, p)):
+            raise ValueError(
+                f"{self.label!r} has {p} columns, but its mean has shape {mean.shape} and its covariance {K.shape}. "
+                f"Give ({p},) and ({p}, {p}), or numbers."
+            )
+        object.__setattr__(self, "mean", np.broadcast_to(mean, (p,)))
+        object.__setattr__(self, "root", _root(K if K.ndim == 2 else np.diag(np.broadcast_to(K, (p,))), self.label))
+
+    @property
+    def columns(self):
+        """X K^½: the columns of independent standard normal weights."""
+        return self.design @ self.root  # type: ignore[attr-defined]
+
+    @property
+    def design(self):
+        return _matrix(self.X)
+
+    @property
+    def offset(self):
+        return self.design @ self.mean
+
+    @property
+    def mixing(self):
+        return self.root  # type: ignore[attr-defined]
+
+    def weights(self, coefficients):
+        return self.mean + coefficients @ self.root.T  # type: ignore[attr-defined]
+
+    @property
+    def names(self):
+        return _default_names(self.column_names, self.n_weights, "x")
+
+    @property
+    def n_weights(self):
+        return np.shape(self.X)[1] if np.ndim(self.X) > 1 else 1
+
+    def hyperparameters(self):
+        return ()
+
+    def factor(self, theta):
+        return np.ones(self.n_weights)
+
+    def factor_vjp(self, theta, bar):
+        return np.zeros(0)
+
+    def factor_jvp(self, theta, direction):
+        return np.zeros(self.n_weights)
+
+    def units(self):
+        return np.zeros(0)
+
+
+def _root(K: Float[Array, "p p"], label: str) -> Float[Array, "p p"]:
+    """The symmetric square root of a covariance."""
+    d, U = np.linalg.eigh((K + K.T) / 2)
+    if (
+        not np.all(np.isfinite(K))
+        or d.min(initial=0) < -1e-12 * d.max(initial=0)
+        or np.abs(K - K.T).max() > 1e-10 * d[-1]
+    ):
+        raise ValueError(f"The covariance of {label!r} is not symmetric and positive semidefinite.")
+    return (U * np.sqrt(np.maximum(d, 0))) @ U.T
 
 
 @dataclass(frozen=True, eq=False)
 class RandomEffects(Term):
-    """One weight a column for every level of a grouping factor, independent with one scale a column.
+    """Weights for every level of a grouping factor, of one column or of several that are correlated.
 
-        η_i = … + Σ_j Z_ij w_{g(i) j},    w_{g j} ~ N(0, s_j²)
+        η_i = … + Σ_j Z_ij w_{g(i) j},    w_g ~ N(0, Σ),    Σ = L Lᵀ
+
+    L is lower triangular. Its entries are the coordinates of θ, so that a scale of zero or a correlation of ±1, or any
+    other singular Σ, is an ordinary point. What users see are standard deviations and correlations. Without
+    correlations, L is diagonal.
 
     Parameters
     ----------
@@ -227,6 +384,12 @@ class RandomEffects(Term):
         Names of the columns.
     group
         Name of the grouping factor.
+    correlated : bool
+        Whether the coefficients of a level are.
+    order
+        The coefficients in the order in which the rows of L are triangular; that of the columns if not given.
+    held_correlation
+        A given correlation of the first two coefficients in that order.
 
     Examples
     --------
@@ -235,6 +398,12 @@ class RandomEffects(Term):
     >>> term = RandomEffects(np.array([0, 0, 1]), ["a", "b"], group="g")
     >>> [h.name for h in term.hyperparameters()], term.n_weights
     (['sd(Intercept | g)'], 2)
+    >>> both = RandomEffects(np.array([0, 0, 1]), ["a", "b"], np.eye(3)[:, :2], ["Intercept", "x"], "g")
+    >>> both.factor(np.array([2.0, 1.0, 0.5]))
+    array([[2. , 0. ],
+           [1. , 0.5]])
+    >>> both.reported_names
+    ('sd(Intercept | g)', 'sd(x | g)', 'cor(Intercept, x | g)')
     """
 
     codes: Int[Array, "n"]
@@ -243,17 +412,22 @@ class RandomEffects(Term):
     coefficients: Sequence[str] = ("Intercept",)
     group: str = "group"
     label: str = field(default="")
+    correlated: bool = True
+    order: tuple[int, ...] | None = None
+    held_correlation: float | None = None
     grouped = True
 
     def __post_init__(self) -> None:
         if not self.label:
-            object.__setattr__(self, "label", f"({' + '.join(self._symbols)} | {self.group})")
+            bar = "|" if self.correlated else "||"
+            object.__setattr__(self, "label", f"({' + '.join(self._symbols)} {bar} {self.group})")
 
     @property
     def _symbols(self) -> list[str]:
-        return ["1" if c == "Intercept" else c for c in self.coefficients]
+        symbols = ["1" if c == "Intercept" else c for c in self.coefficients]
+        return symbols if "1" in symbols else ["0", *symbols]
 
-    @property
+    @cached_property
     def columns(self):
         return np.ones((len(self.codes), 1)) if self.Z is None else _matrix(self.Z)
 
@@ -265,17 +439,60 @@ class RandomEffects(Term):
     def n_weights(self):
         return len(self.levels) * len(self.coefficients)
 
+    @property
+    def reported_names(self) -> tuple[str, ...]:
+        """Standard deviations, and correlations if there are any."""
+        c, g = self.coefficients, self.group
+        sds = [f"sd({name} | {g})" for name in c]
+        pairs = zip(*np.triu_indices(len(c), 1), strict=True) if self.correlated else ()
+        return (*sds, *(f"cor({c[i]}, {c[j]} | {g})" for i, j in pairs))
+
+    @cached_property
+    def triangle(self) -> Triangle | None:
+        """L as a linear function of θ, unless it is diagonal."""
+        m = len(self.coefficients)
+        if m == 1 or not self.correlated:
+            return None
+        return Triangle(self.reported_names, self.order or tuple(range(m)), self.held_correlation)
+
+    def holding(self, names: Sequence[str], values: Sequence[float]) -> tuple[RandomEffects, dict[int, float]] | None:
+        """The same term with some of what it reports held, and which coordinates are held at what.
+
+        One standard deviation, one correlation, or a correlation and one of its standard deviations can be held: the
+        coefficients are put in an order in which these are entries of L. None for other choices.
+        """
+        m, c = len(self.coefficients), list(self.reported_names)
+        held = {c.index(name): float(value) for name, value in zip(names, values, strict=True)}
+        sds = [i for i in held if i < m]
+        pairs = [tuple(int(p) for p in np.transpose(np.triu_indices(m, 1))[i - m]) for i in held if i >= m]
+        if len(sds) > 1 or len(pairs) > 1 or (pairs and sds and sds[0] not in pairs[0]):
+            return None
+        first = [*sds, *(i for pair in pairs for i in pair if i not in sds)]
+        order = (*first, *(i for i in range(m) if i not in first))
+        rho = next((value for i, value in held.items() if i >= m), None)
+        return replace(self, order=order, held_correlation=rho), ({0: held[sds[0]]} if sds else {})
+
+    @cached_property
+    def _natural(self) -> Float[Array, "m"]:
+        return 1 / np.sqrt((self.columns**2).mean(axis=0))
+
     def hyperparameters(self):
-        return tuple(Hyperparameter(f"sd({c} | {self.group})", Positive(), even=True) for c in self.coefficients)
+        if self.triangle is None:
+            return tuple(Hyperparameter(name, Positive(), even=True) for name in self.reported_names)
+        unit = self._natural[list(self.triangle.order)]
+        return tuple(
+            Hyperparameter(f"factor({i + 1}, {j + 1} | {self.group})", Real(float(unit[i])), triangle=self.triangle)
+            for i, j in self.triangle.entries
+        )
 
     def factor(self, theta):
-        return np.diag(np.asarray(theta, float))
+        return np.diag(np.asarray(theta, float)) if self.triangle is None else self.triangle.factor(theta)
 
     def factor_vjp(self, theta, bar):
-        return bar.diagonal().copy()
+        return bar.diagonal().copy() if self.triangle is None else np.tensordot(self.triangle.templates, bar, 2)
 
     def factor_jvp(self, theta, direction):
-        return np.diag(np.asarray(direction, float))
+        return self.factor(direction)
 
     def units(self):
-        return 1 / np.sqrt((self.columns**2).mean(axis=0))
+        return self._natural if self.triangle is None else self.triangle.diagonal @ self._natural

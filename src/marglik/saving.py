@@ -20,7 +20,7 @@ import numpy as np
 
 from marglik import __version__, learn
 from marglik.evidence import EvidenceMethod
-from marglik.fitting import Fit, Unsupported
+from marglik.fitted import Fit, Unsupported
 from marglik.interfaces import formula
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel

@@ -10,6 +10,8 @@ import numpy as np
 from scipy.special import ndtri
 
 from marglik import learn
+from marglik.hyperparameters import Interval, Positive
+from marglik.profiles import Profile
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,8 +23,8 @@ DROP = 2.705543454095404 / 2
 """Half the 0.90 quantile of χ²₁: at a boundary the likelihood ratio is zero half of the time (Self & Liang 1987)."""
 
 
-def wald(names: Hyperparameters, optimum: learn.Found, level: float = 0.95) -> dict[str, Float[Array, "V k"]]:
-    """Columns ``estimate, se, lower, upper, at_boundary``; intervals on the unconstrained scale."""
+def wald(names: Hyperparameters, optimum: learn.Found, level: float = 0.95) -> dict[str, Float[Array, "V r"]]:
+    """Columns ``estimate, se, lower, upper, at_boundary`` of what users see; intervals on the unconstrained scale."""
     theta = np.where(optimum.limit, limit_values(names, optimum), optimum.theta)
     variance = np.einsum("vkk->vk", learn.covariance(optimum))
     held = ~optimum.free
@@ -32,13 +34,47 @@ def wald(names: Hyperparameters, optimum: learn.Found, level: float = 0.95) -> d
         phi, z = names.unconstrain(optimum.theta), ndtri((1 + level) / 2)
         lower, upper = names.constrain(phi - z * sd_phi), names.constrain(phi + z * sd_phi)
     given = held & ~optimum.limit
-    return {
+    table = {
         "estimate": theta,
         "se": sd_phi * np.abs(slope),
         "lower": np.where(given, theta, np.where(optimum.limit, np.where(np.isinf(theta), np.nan, theta), lower)),
         "upper": np.where(given, theta, np.where(optimum.limit, np.where(np.isinf(theta), theta, np.nan), upper)),
         "at_boundary": optimum.limit,
     }
+    return table if not names.triangles else _reported(names, optimum, table, z)
+
+
+def _reported(
+    names: Hyperparameters, optimum: learn.Found, table: dict[str, Array], z: float
+) -> dict[str, Float[Array, "V r"]]:
+    """Entries of factors give way to standard deviations and correlations: intervals by their log and artanh."""
+    theta = optimum.theta
+    values = names.report(theta)
+    plain = [i for i, h in enumerate(names) if h.triangle is None and not h.fixed_effect]
+    there = [names.reported.index(names[i].name) for i in plain]
+    out = {column: np.full(values.shape, np.nan) for column in table}
+    out["estimate"] = values
+    for column, entries in table.items():
+        out[column][:, there] = entries[:, plain]
+    slope = names.derivatives(theta)[0]
+    covariance = learn.covariance(optimum) * slope[:, :, None] * slope[:, None, :]
+    inside = np.setdiff1d(np.arange(len(names.reported)), there)
+    correlation = np.array([name.startswith("cor(") for name in names.reported])
+    singular = names.singular(optimum.limit)
+    for v in range(len(theta)):
+        J = names.report_jacobian(theta[v])[inside]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            se = np.sqrt(np.einsum("rk,kl,rl->r", J, covariance[v], J))
+            x, r = values[v, inside], correlation[inside]
+            low = np.where(r, np.tanh(np.arctanh(x) - z * se / (1 - x**2)), x * np.exp(-z * se / x))
+            high = np.where(r, np.tanh(np.arctanh(x) + z * se / (1 - x**2)), x * np.exp(z * se / x))
+        given = (se == 0) & ~singular[v, inside]
+        end = (np.abs(x) == 1) & r | (x == 0) & ~r | np.isnan(x)
+        out["se"][v, inside] = np.where(end | given, np.nan, se)
+        out["lower"][v, inside] = np.where(given | (end & (x != 1)), x, np.where(end, np.nan, low))
+        out["upper"][v, inside] = np.where(given | (end & (x == 1)), x, np.where(end, np.nan, high))
+        out["at_boundary"][v, inside] = end & ~given
+    return out
 
 
 def limit_values(names: Hyperparameters, optimum: learn.Found) -> Float[Array, "V k"]:
@@ -47,7 +83,8 @@ def limit_values(names: Hyperparameters, optimum: learn.Found) -> Float[Array, "
     upper = np.array([h.support.upper for h in names])
     with np.errstate(divide="ignore"):
         phi = names.unconstrain(optimum.theta)
-    return np.where(phi < 0, lower, upper)
+    free_line = np.array([not isinstance(h.support, Positive | Interval) for h in names])
+    return np.where(free_line, optimum.theta, np.where(phi < 0, lower, upper))
 
 
 def scale_limits(objective: learn.Objective, optimum: learn.Found) -> Float[Array, "V k"]:
@@ -55,13 +92,25 @@ def scale_limits(objective: learn.Objective, optimum: learn.Found) -> Float[Arra
     V, k = optimum.theta.shape
     out = np.full((V, k), np.nan)
     estimates = limit_values(objective.hyperparameters, optimum)
-    for i in map(int, np.flatnonzero(optimum.limit.any(axis=0))):
+    plain = np.array([h.triangle is None for h in objective.hyperparameters])
+    for i in map(int, np.flatnonzero(optimum.limit.any(axis=0) & plain)):
         rows = np.flatnonzero(optimum.limit[:, i] & (estimates[:, i] == 0))
         if not len(rows):
             continue
         there = objective if V == 1 else replace(objective, model=objective.model.subset(rows))
         out[rows, i] = _drop_point(there, optimum.theta[rows], optimum.value[rows], optimum.free[rows], i)
     return out
+
+
+def singular_limits(objective: learn.Objective, optimum: learn.Optimum, table: dict[str, Array]) -> None:
+    """Fill in the other end of standard deviations and correlations of a singular covariance, by profile."""
+    names = objective.hyperparameters
+    inside = names.singular(optimum.limit)[0]
+    for r in np.flatnonzero(inside & table["at_boundary"][0].astype(bool) & ~np.isnan(table["estimate"][0])):
+        profile = Profile(objective, optimum, names.reported[r])
+        estimate = float(table["estimate"][0, r])
+        low, high = profile.ends(estimate, np.nan, DROP, names.natural(names.reported[r]))
+        table["lower"][0, r], table["upper"][0, r] = low, high
 
 
 def _drop_point(

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -14,9 +15,15 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+    from marglik.hyperparameters import Hyperparameter
     from marglik.likelihoods import Outcomes
     from marglik.priors import Term
     from marglik.rows import InMemory
+
+
+class Unsupported(TypeError):
+    """Something was asked of a fit or of a part of a model that its kind does not have."""
+
 
 COLLINEAR = 1e-10
 """A flat column counts as a combination of the others when no more than this fraction of its length is new."""
@@ -37,7 +44,8 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 2) -> str:
 
 def check_finite(X: Float[Array, "n *c"], names: Sequence[str], what: str = "column") -> None:
     """Raise naming the first column, and its rows, with a value that is NaN or infinite."""
-    total = np.sum(X)
+    with np.errstate(all="ignore"):
+        total = np.sum(X)
     if np.isfinite(total):
         return
     bad = ~np.isfinite(np.atleast_2d(X.T).T)
@@ -53,6 +61,16 @@ def check_finite(X: Float[Array, "n *c"], names: Sequence[str], what: str = "col
         f"{what} {names[column]!r} contains {kind} in row {listed(rows)}{also} (rows count from 0). "
         "Remove or impute these rows, or fit a formula with missing='drop' where they are NaN."
     )
+
+
+def check_nonzero(X: Float[Array, "n c"], names: Sequence[str], label: str, together: bool = False) -> None:
+    """Raise naming the first column that is zero in every row; with one scale together, only if all are."""
+    maybe = np.flatnonzero(~X[:100].any(axis=0))
+    zero = maybe[~X[:, maybe].any(axis=0)]
+    if len(zero) and (len(zero) == len(names) or not together):
+        raise ValueError(
+            f"{names[zero[0]]!r} in {label} is zero in every row, so its scale cannot be learned. Drop it."
+        )
 
 
 def check_design(prior: Iterable[Term], rows: InMemory) -> None:
@@ -71,6 +89,8 @@ def check_design(prior: Iterable[Term], rows: InMemory) -> None:
             )
         if term.flat or term.grouped:
             check_finite(term.columns, term.names)
+        if term.grouped:
+            check_nonzero(term.columns, term.names, term.label)
     if rows.offset is not None:
         _check_vector(rows.offset, n, "offset")
     if rows.weights is not None:
@@ -177,33 +197,156 @@ def _are(n: float, what: str, verb: str = "are ") -> str:
     return f"{'is ' if n == 1 and verb else verb}{n:g} {what}{'' if n == 1 else 's'}"
 
 
-def check_grouping(prior: Iterable[Term], rows: InMemory, learned: Collection[str], noise: str | None) -> None:
-    """The scales of grouping factors can be learned: there are several levels, and fewer than rows.
+SAME = 1e-12
+"""Two products count as equal when they differ by no more than this fraction."""
+
+
+def check_grouping(
+    prior: Sequence[Term], rows: InMemory, learned: Collection[str], noise: str | None, reml: bool = False
+) -> None:
+    """The covariances of grouping terms can be learned.
+
+    There are several levels, fewer than rows; correlated effects are fewer than levels, and some level tells any two of
+    them apart; no two factors put the rows into the same groups; fixed effects that are integrated out leave something.
 
     Parameters
     ----------
-    prior, rows
+    prior, rows, reml
         Of the model.
     learned
         Names of the hyperparameters that are not held.
     noise
         Name of the scale of a Gaussian's noise; None for other likelihoods.
     """
+    before: list[Any] = []
     for term in prior:
         if not term.grouped:
             continue
-        scales = [h.name for h in term.hyperparameters() if h.name in learned]
-        if not scales:
+        grouped: Any = term
+        own = [h.name for h in term.hyperparameters()]
+        if not any(name in learned for name in own):
             continue
-        group, n = term.group, len(np.unique(term.codes))  # type: ignore[attr-defined]
+        n, scale = int(np.count_nonzero(np.bincount(grouped.codes))), grouped.reported_names[0]
         if n == 1:
             raise ValueError(
-                f"Grouping factor {group!r} has one level only, {term.levels[0]!r}, so how its levels differ cannot "  # type: ignore[attr-defined]
-                f"be learned. Leave out {term.label}, or hold its scale: fixed={{{scales[0]!r}: 1.0}}."
+                f"Grouping factor {grouped.group!r} has one level only, {grouped.levels[0]!r}, so how its levels "
+                f"differ cannot be learned. Leave out {term.label}, or hold its scale: fixed={{{scale!r}: 1.0}}."
             )
-        even = all(v is None or np.ptp(v) == 0 for v in (rows.weights, np.abs(term.columns[:, 0])))
-        if noise in learned and n >= rows.n_observations and even:
+        beside = noise if noise in learned else None
+        if grouped.triangle is None:
+            _check_independent(grouped, rows, n, learned, beside)
+        elif grouped.held_correlation is None and all(name in learned for name in own):
+            _check_correlated(grouped, rows, n, beside)
+        for other in before:
+            _check_same_groups(other, grouped)
+        before.append(grouped)
+        flat = [t.columns for t in prior if t.flat]
+        if reml and flat and flat[0].shape[1] >= n:
+            _check_left_over(grouped, flat[0])
+
+
+def _check_independent(term: Any, rows: InMemory, n: int, learned: Collection[str], noise: str | None) -> None:
+    """A scale and the noise are told apart by levels with several rows, or rows of unequal weight."""
+    if noise is None or n < rows.n_observations or (rows.weights is not None and np.ptp(rows.weights) > 0):
+        return
+    for scale, column in zip(term.reported_names, term.columns.T, strict=True):
+        if scale in learned and np.ptp(np.abs(column)) == 0:
             raise ValueError(
-                f"Grouping factor {group!r} has as many levels as there are rows, {n}, so {scales[0]} and {noise} "
+                f"Grouping factor {term.group!r} has as many levels as there are rows, {n}, so {scale} and {noise} "
                 f"cannot be told apart. Leave out {term.label}, or hold one of them: fixed={{{noise!r}: 1.0}}."
             )
+
+
+def _check_correlated(term: Any, rows: InMemory, n: int, noise: str | None) -> None:
+    """Effects are fewer than levels, random effects fewer than rows, and some level tells any two effects apart."""
+    names = term.names
+    m = len(names)
+    if m > n:
+        raise ValueError(
+            f"{term.label} has {m} correlated effects ({listed(names)}), but {term.group!r} has only {n} levels, so "
+            "their covariance cannot be learned. Leave some out, or make them independent: || in place of |."
+        )
+    if noise is not None and n * m >= rows.n_observations:
+        raise ValueError(
+            f"{term.label} has {n * m} random effects, {m} for each of {n} levels, but there are only "
+            f"{rows.n_observations:g} rows, so their covariance and {noise} cannot be told apart. Leave some out, or "
+            f"hold the noise: fixed={{{noise!r}: 1.0}}."
+        )
+    for j, k in combinations(range(m), 2):
+        if not _told_apart(term.columns[:, j], term.columns[:, k], term.codes):
+            why = f"no level of {term.group!r} tells {names[j]!r} and {names[k]!r} apart"
+            if names[j] == "Intercept":
+                why = f"{names[k]!r} is constant within every level of {term.group!r}"
+            raise ValueError(
+                f"{term.label} cannot be learned: {why}, so cor({names[j]}, {names[k]} | {term.group}) is unknown. "
+                f"Leave {names[k]!r} out, or make the effects independent: || in place of |."
+            )
+
+
+def _told_apart(a: Float[Array, "n"], b: Float[Array, "n"], codes: Array) -> bool:
+    """Whether in some level one column is no multiple of the other: a_i b_r ≠ b_i a_r, r the level's first row."""
+    for some in (slice(1000), slice(None)):  # the first rows suffice, unless the answer is no
+        rows = np.flatnonzero((a[some] != 0) | (b[some] != 0))
+        first = np.zeros(int(codes.max()) + 1, np.intp)
+        first[codes[rows[::-1]]] = rows[::-1]
+        r = first[codes[rows]]
+        left, right = a[rows] * b[r], b[rows] * a[r]
+        if (np.abs(left - right) > SAME * (np.abs(left) + np.abs(right))).any():
+            return True
+    return False
+
+
+def _check_same_groups(first: Any, second: Any) -> None:
+    """Two factors with a coefficient in common are no bijection of each other."""
+    shared = [name for name in first.names if name in second.names]
+    if not shared or first.group == second.group:
+        return
+    partner = np.zeros(int(first.codes.max()) + 1, np.intp)
+    partner[first.codes] = second.codes
+    if not (partner[first.codes] == second.codes).all():
+        return
+    if np.count_nonzero(np.bincount(first.codes)) != np.count_nonzero(np.bincount(second.codes)):
+        return
+    name = shared[0]
+    raise ValueError(
+        f"{first.group!r} and {second.group!r} put the rows into the same groups, so sd({name} | {first.group}) and "
+        f"sd({name} | {second.group}) cannot be told apart. Leave out {second.label}."
+    )
+
+
+def _check_left_over(term: Any, flat: Float[Array, "n f"]) -> None:
+    """Some level has a column of the term that is no combination of the flat columns: |z|² > |Qᵀz|²."""
+    Q = np.linalg.qr(flat)[0]
+    for name, column in zip(term.names, term.columns.T, strict=True):
+        length = np.bincount(term.codes, column**2)
+        explained = sum(np.bincount(term.codes, q * column) ** 2 for q in Q.T)
+        if (length - explained <= COLLINEAR * length).all():
+            raise ValueError(
+                f"The fixed effects hold {name!r} for every level of {term.group!r}, so nothing is left to learn "
+                f"sd({name} | {term.group}) from. Leave out {term.label}, or these fixed effects."
+            )
+
+
+def check_names(owned: Iterable[tuple[str, Iterable[Hyperparameter]]]) -> None:
+    """No two terms have a hyperparameter of the same name.
+
+    Parameters
+    ----------
+    owned
+        Whose hyperparameters they are, and these.
+    """
+    owner: dict[str, str] = {}
+    for label, hyperparameters in owned:
+        triangles = {id(h.triangle): h.triangle.names for h in hyperparameters if h.triangle is not None}
+        names = [h.name for h in hyperparameters if h.triangle is None]
+        for name in [*names, *(n for some in triangles.values() for n in some)]:
+            if name in owner:
+                who = f"{label} has two hyperparameters"
+                if owner[name] != label:
+                    who = f"{owner[name]} and {label} both have a hyperparameter"
+                hint = "Rename or drop one of them."
+                if name.startswith("sd(Intercept | "):
+                    group = name.removeprefix("sd(Intercept | ").removesuffix(")")
+                    hint = f"Drop one of them; beside (1 | {group}), other effects are written (0 + … | {group})."
+                raise ValueError(f"{who} called {name!r}. {hint}")
+            owner[name] = label

@@ -31,15 +31,14 @@ def covariance(model, theta):
     n = model.rows.n
     w = np.ones(n) if model.rows.weights is None else model.rows.weights
     K = np.diag(theta[-1] ** 2 / w)
-    names = model.hyperparameters.names
-    for term in model.prior:
+    for term, own in model.term_theta(theta):
         if term.flat:
             continue
-        scales = [theta[names.index(h.name)] for h in term.hyperparameters()]
-        for j in range(len(term.names)):
-            x = term.columns[:, j]
-            shared = term.codes[:, None] == term.codes if term.grouped else np.ones((n, n))
-            K += scales[j if term.grouped else 0] ** 2 * np.outer(x, x) * shared
+        L = term.factor(own)
+        S = L @ L.T if term.grouped else np.diag(L**2)
+        shared = term.codes[:, None] == term.codes if term.grouped else np.ones((n, n))
+        for j, k in np.ndindex(S.shape):
+            K += S[j, k] * np.outer(term.columns[:, j], term.columns[:, k]) * shared
     return K
 
 

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
+from scipy.linalg import block_diag
 
 from marglik.evidence import Exact, Laplace, evaluate
 from marglik.evidence.laplace import Newton
@@ -54,32 +55,31 @@ def test_contract_at_zero_scales(problem, structure, likelihood, inside):
 def dense_poisson_laplace(model, theta, beta=None):
     """In w rather than u, levels as columns of zeros and ones; flat weights integrated, or given."""
     rows = model.rows
-    names = model.hyperparameters.names
     X, precision = [], []
     offset = np.zeros(rows.n) if rows.offset is None else rows.offset
-    for term in model.prior:
-        scales = [theta[names.index(h.name)] for h in term.hyperparameters()]
+    for term, own in model.term_theta(theta):
+        L = term.factor(own)
         if term.flat and beta is not None:
             offset = offset + term.columns @ beta
         elif term.grouped:
             for level in range(len(term.levels)):
                 X.append(term.columns * (term.codes == level)[:, None])
-                precision.append(1 / np.square(scales))
+                precision.append(np.linalg.inv(L @ L.T))
         else:
             X.append(term.columns)
-            precision.append(np.full(term.n_weights, 0.0 if term.flat else 1 / scales[0] ** 2))
-    X, precision = np.column_stack(X), np.concatenate(precision)
+            precision.append(np.diag(np.zeros(term.n_weights) if term.flat else 1 / L**2))
+    X, precision = np.column_stack(X), block_diag(*precision)
     weight = np.prod([w for w in (np.ones(rows.n), rows.weights, rows.counts) if w is not None], axis=0)
 
     def minus_log_joint(w):
         rate = np.exp(np.clip(X @ w + offset, -700, 50))
-        return -np.sum(weight * (rows.y * (X @ w + offset) - rate)) + w @ (precision * w) / 2
+        return -np.sum(weight * (rows.y * (X @ w + offset) - rate)) + w @ precision @ w / 2
 
     def slope(w):
-        return -X.T @ (weight * (rows.y - np.exp(np.clip(X @ w + offset, -700, 50)))) + precision * w
+        return -X.T @ (weight * (rows.y - np.exp(np.clip(X @ w + offset, -700, 50)))) + precision @ w
 
     def curvature(w):
-        return (X.T * (weight * np.exp(np.clip(X @ w + offset, -700, 50)))) @ X + np.diag(precision)
+        return (X.T * (weight * np.exp(np.clip(X @ w + offset, -700, 50)))) @ X + precision
 
     w = optimize.minimize(minus_log_joint, np.zeros(X.shape[1]), jac=slope, hess=curvature, method="trust-exact").x
     for _ in range(200):  # far down an exponential tail one step of Newton's is one e-fold
@@ -89,8 +89,9 @@ def dense_poisson_laplace(model, theta, beta=None):
             break
     assert np.abs(step).max() < 1e-7
     log_likelihood = np.sum(weight * stats.poisson(np.exp(X @ w + offset)).logpmf(rows.y))
-    own = precision > 0
-    log_prior = np.sum(stats.norm(0, precision[own] ** -0.5).logpdf(w[own]))
+    own = precision.diagonal() > 0
+    prior = precision[np.ix_(own, own)]
+    log_prior = (np.linalg.slogdet(prior)[1] - own.sum() * np.log(2 * np.pi) - w @ precision @ w) / 2
     sign, log_det = np.linalg.slogdet(curvature(w))
     assert sign == 1
     return log_likelihood + log_prior + len(w) * np.log(2 * np.pi) / 2 - log_det / 2, w

@@ -279,7 +279,7 @@ def test_a_defect_keeps_its_traceback(defect, monkeypatch):
     def fail(self):
         raise defect
 
-    monkeypatch.setattr("marglik.fitting.Fit.summary", fail)
+    monkeypatch.setattr("marglik.fitted.Fit.summary", fail)
     assert run("fit", SLEEP, FORMULA).exception is defect
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import marglik
 from marglik.interfaces.data import BadData, packed, read_frame, settled, unpacked
+from marglik.interfaces.formula import build
 
 rng = np.random.default_rng(5)
 N = 24
@@ -138,6 +139,19 @@ def test_columns_settle_and_survive_packing(name):
     again = pd.Series(unpacked(kind, parts.__getitem__))
     assert again.tolist() == list(expected)
     assert settled(again).tolist() == list(expected)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "float16", "float32", "bool", "int64"])
+def test_numbers_become_as_wide_as_they_come(kind):
+    """NumPy takes the logarithm of bytes in half precision, and multiplies them modulo 256."""
+    column = pd.Series([1, 0, 100]).astype(kind)
+    found = settled(column)
+    assert found.dtype.itemsize == (1 if kind == "bool" else 8)
+    assert found.tolist() == column.tolist()
+    data = {"y": [1.0, 2.0, 4.0], "v": column}
+    for response, expected in (("log1p(v)", np.log1p(column.astype(float))), ("I(v * v)", column.astype(float) ** 2)):
+        model, _, _ = build(f"{response} ~ 1", data, marglik.Gaussian())
+        assert model.rows.y.tolist() == expected.tolist()
 
 
 def test_a_categorical_keeps_its_order_and_drops_what_does_not_occur():

@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import marglik
-from marglik.interfaces.formula import BadFormula, build, parse, restored, split_terms
+from marglik.interfaces.formula import build, restored
+from marglik.interfaces.grammar import BadFormula
 from marglik.likelihoods import Gaussian
 
 N = 30
@@ -296,23 +297,6 @@ def test_a_recipe_gives_the_model_back():
         np.testing.assert_array_equal(one.columns, other.columns)
     np.testing.assert_array_equal(again.rows.weights, DATA["w"])
     np.testing.assert_array_equal(again.rows.y, model.rows.y)
-
-
-def test_terms_are_split_at_the_top_level_only():
-    assert split_terms("a + I(b + c) - d:(e + f) + `g - h`", "") == [
-        ("+", "a"),
-        ("+", "I(b + c)"),
-        ("-", "d:(e + f)"),
-        ("+", "`g - h`"),
-    ]
-
-
-def test_parts_of_a_formula():
-    parts = parse("y ~ 0 + x + (1 | g) + ridge(a, log(b)) + offset(t)")
-    assert parts.response == "y"
-    assert parts.parametric == "0 + x + offset(t)"
-    assert [t.text for t in parts.grouping] == ["(1 | g)"]
-    assert [t.columns for t in parts.shared] == [("a", "log(b)")]
 
 
 COLUMNS = "The columns are y, x, z, k, g, h, on, dose, my x, größe, x.1, w."

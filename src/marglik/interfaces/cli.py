@@ -20,7 +20,7 @@ import click
 
 if TYPE_CHECKING:
     from marglik.check import Check
-    from marglik.fitting import Fit
+    from marglik.fitted import Fit
 
 BAD_INPUT, NOT_CONVERGED = 2, 3
 
@@ -76,7 +76,7 @@ def _sentence(error: Exception) -> str | None:
     """What an error says to people, or None if it was not written for them."""
     from numpy.linalg import LinAlgError
 
-    from marglik.fitting import Unsupported
+    from marglik.fitted import Unsupported
     from marglik.hyperparameters import UnknownName
 
     if isinstance(error, OSError) and error.filename is not None:

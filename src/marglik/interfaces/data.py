@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marglik.validate import listed
+from marglik.validate import check_finite, listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -78,6 +78,56 @@ def _from_native(data: Any) -> DataFrame:
         raise BadData("The data have several columns of the same name. Rename them.") from None
 
 
+def complete(
+    frame: DataFrame, names: Iterable[str], missing: str = "raise"
+) -> tuple[dict[str, Series], Array | None, tuple[str, ...]]:
+    """Settled copies of these columns in rows without missing values; which rows these are if not all; notes.
+
+    Raises
+    ------
+    ValueError
+        A value is missing and ``missing="raise"``, none is left, or a number is infinite.
+    """
+    columns = {name: frame[name] for name in names}
+    holes = {name: bad for name, column in columns.items() if (bad := _missing(column)) is not None}
+    kept: Array | None = None
+    notes: tuple[str, ...] = ()
+    if holes:
+        if missing == "raise":
+            name, bad = next(iter(holes.items()))
+            raise ValueError(
+                f"Column {name!r} has no value (NaN) in row {listed(np.flatnonzero(bad))} (rows count from 0). Use "
+                "missing='drop' to leave such rows out, or fill the values in."
+            )
+        kept = np.flatnonzero(~np.any(list(holes.values()), axis=0))
+        if not len(kept):
+            raise ValueError("Every row has a missing value in a column that the formula uses, so no row is left.")
+        notes = (f"{len(frame) - len(kept)} of {len(frame)} rows dropped: missing values",)
+        columns = {name: column.iloc[kept].reset_index(drop=True) for name, column in columns.items()}
+    out = {name: settled(column.copy()) for name, column in columns.items()}
+    for name, column in out.items():
+        if is_numeric(column) and not _whole(column):
+            check_finite(column.to_numpy(float), [name])
+    return out, kept, notes
+
+
+def _missing(column: Series) -> Array | None:
+    """Which values are missing; None if there are none."""
+    if _whole(column):
+        return None
+    bad = column.isna().to_numpy()
+    return bad if bad.any() else None
+
+
+def _whole(column: Series) -> bool:
+    """Whether all are integers or truth values by their type."""
+    return isinstance(column.dtype, np.dtype) and column.dtype.kind in "biu"
+
+
+WIDE = {"b": np.bool_, "i": np.int64, "u": np.uint64, "f": np.float64}
+"""Numbers of each kind as wide as they come: NumPy takes logarithms of bytes in half precision."""
+
+
 def settled(column: Series) -> Series:
     """A column as numbers, truth values, text or an ordered categorical of these, whatever library it is of.
 
@@ -86,24 +136,31 @@ def settled(column: Series) -> Series:
     """
     import pandas as pd
 
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        used = column.cat.remove_unused_categories().cat.as_ordered()
-        return used.cat.rename_categories(_plain_values(pd.Series(used.cat.categories)).tolist())
-    return _plain_values(column)
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return _plain_values(column)
+    codes = column.cat.codes.to_numpy()
+    if not np.bincount(codes[codes >= 0], minlength=len(column.cat.categories)).all():
+        column = column.cat.remove_unused_categories()
+    column = column.cat.as_ordered()
+    categories = pd.Series(column.cat.categories)
+    plain = _plain_values(categories)
+    return column if plain is categories else column.cat.rename_categories(plain.tolist())
 
 
 def _plain_values(column: Series) -> Series:
     import pandas as pd
 
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in WIDE:
+        wide = WIDE[column.dtype.kind]
+        return column if column.dtype == wide else column.astype(wide)
     kind = pd.api.types.infer_dtype(column, skipna=True)
     if kind == "string":
         return column
     if kind == "boolean":
         return column.astype(bool) if not column.isna().any() else column.astype(object)
     if kind in {"integer", "floating", "mixed-integer-float", "decimal"}:
-        numpy = isinstance(column.dtype, np.dtype) and column.dtype != object
         whole = kind == "integer" and not column.isna().any()
-        return column if numpy else pd.Series(column.to_numpy(int if whole else float, na_value=np.nan), column.index)
+        return pd.Series(column.to_numpy(int if whole else float, na_value=np.nan), column.index)
     return column.map(str, na_action="ignore").astype(object)
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from marglik.fitting import Fit, fit_model
+from marglik.fitted import Fit
+from marglik.fitting import fit_model
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
 from marglik.validate import did_you_mean

@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from marglik.fitting import Fit, fit_model
+from marglik.fitted import Fit
+from marglik.fitting import fit_model
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.posterior import NewRows

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from marglik.fitting import NORMAL_975
+from marglik.fitted import NORMAL_975
 from marglik.hyperparameters import Positive
 from marglik.model import LinearModel
 from marglik.report.text import decimals, fixed, number, shortened
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
     from pandas import DataFrame
 
-    from marglik.fitting import Fit
+    from marglik.fitted import Fit
 
 # Okabe & Ito's blue and vermilion, which colour-blind readers tell apart, and greys.
 BLUE, RED, INK, GREY, PALE = "#0072B2", "#D55E00", "#222222", "#767676", "#D9D9D9"
@@ -453,17 +453,18 @@ class Lines:
         from marglik.interfaces.formula import FormulaSource
 
         source = fit.source
-        if not isinstance(source, FormulaSource) or source.shared or len(source.formula.grouping) != 1:
+        if not isinstance(source, FormulaSource) or source.formula.penalised or len(source.formula.grouping) != 1:
             return None
-        group = source.formula.grouping[0].group
-        levels = source.levels[group]
-        design = source.fixed
-        names = set() if design is None else set().union(*(t.var_names for t in design.terms.values()))
-        if len(names) != 1 or group in names or not 2 <= len(levels) <= MOST_PANELS:
+        (factor,) = source.factors.values()
+        group, levels = source.formula.grouping[0].group, factor.levels
+        designs = [d for parts in source.designs.values() for d in parts]
+        names = {name for d in designs for name in d.variables}
+        if len(factor.columns) > 1 or len(names) != 1 or group in names or not 2 <= len(levels) <= MOST_PANELS:
             return None
         (covariate,) = names
         column = source.data[covariate]
-        if not np.issubdtype(np.asarray(column).dtype, np.number) or column.nunique() < 3 or _has_offset(design):
+        offset = any(d.offset is not None for d in designs)
+        if not np.issubdtype(np.asarray(column).dtype, np.number) or column.nunique() < 3 or offset:
             return None
         return cls(fit, covariate, group, levels, source.data)
 
@@ -523,10 +524,6 @@ class Lines:
     def _across(n: int) -> int:
         """Panels in a row: wide, and few left empty."""
         return min(range(max(2, round(n**0.5)), 8), key=lambda k: ((-n % k) + 2 * abs(k - 1.42 * n**0.5), k))
-
-
-def _has_offset(design: Any) -> bool:
-    return any(term.kind == "offset" for term in design.terms.values())
 
 
 def _draw_fitted(fit: Fit, ax: Any) -> None:

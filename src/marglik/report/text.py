@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Group
 
-    from marglik.fitting import Fit
+    from marglik.fitted import Fit
 
 WIDTH = 80
 MOST_ROWS = 40

@@ -1,0 +1,475 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`Fit`: what is known of a model once its hyperparameters are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from marglik import learn
+from marglik.check import Check
+from marglik.evidence import Evidence, EvidenceMethod, evaluate
+from marglik.model import LinearModel, Model
+from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
+from marglik.uncertainty import scale_limits, singular_limits, wald
+from marglik.validate import Unsupported
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+    from pandas import DataFrame
+
+
+class Source(Protocol):
+    """Where a model came from: how new data become its columns, and what must be kept to build it again."""
+
+    def new_rows(self, data: Any, terms: set[str], new_levels: str) -> NewRows:
+        """Columns of the named terms for new data."""
+
+    def recipe(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Settings and arrays from which `marglik.load` builds the model again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A model with its hyperparameters at the maximum of the marginal likelihood.
+
+    Made by `marglik.fit`; see there for examples. Tables are pandas frames. With several targets, values have a
+    first axis (or index level) for the target.
+
+    Attributes
+    ----------
+    model : Model
+        The integrand.
+    method : str
+        How weights were integrated out; ``reason`` says why it was chosen.
+    optimum : learn.Optimum
+        Where learning ended.
+
+    Examples
+    --------
+    >>> import marglik
+    >>> data = {"y": [1.0, 1.3, 2.9, 3.1, 5.2, 4.8], "g": ["a", "a", "b", "b", "c", "c"]}
+    >>> fit = marglik.fit("y ~ 1 + (1 | g)", data)
+    >>> fit.random_effects("g").round(2)
+       Intercept
+    g
+    a      -1.89
+    b      -0.05
+    c       1.94
+    >>> fit.predict({"g": ["a", "new"]}).round(2)
+    array([1.16, 3.05])
+    >>> print(fit.check())
+    The evidence is at a maximum and is exact.
+    """
+
+    model: Model
+    evidence_method: EvidenceMethod
+    reason: str
+    optimum: learn.Found
+    objective: learn.Objective
+    source: Source | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """Name of the evidence method."""
+        return type(self.evidence_method).__name__.lower()
+
+    @property
+    def converged(self) -> Any:
+        """Whether learning reached a maximum (an array for several targets)."""
+        return self._per_target(self.optimum.converged)
+
+    @property
+    def n_iterations(self) -> int:
+        """Newton steps taken."""
+        return self.optimum.n_iterations
+
+    @property
+    def trace(self) -> Array:
+        """The objective after each step."""
+        return self._per_target(np.array(self.optimum.trace).T)
+
+    @property
+    def reml(self) -> bool:
+        """Whether fixed effects were integrated out rather than maximised."""
+        return getattr(self.model, "reml", True)
+
+    @property
+    def criterion(self) -> str:
+        """Which number `log_evidence` is, in the words of other programs."""
+        model = self.model
+        if not isinstance(model, LinearModel) or not model.n_flat:
+            return "all weights integrated"
+        if not model.likelihood.gaussian:
+            return (
+                "fixed effects integrated (REML); lme4's glmer and glmmTMB print the one with reml=False"
+                if self.reml
+                else "fixed effects maximised (ML), as lme4's glmer and glmmTMB print it"
+            )
+        return (
+            "fixed effects integrated: -2 x it is lme4's REML criterion"
+            if self.reml
+            else "fixed effects maximised: -2 x it is lme4's deviance under REML=FALSE"
+        )
+
+    def _per_target(self, x: Array) -> Any:
+        return x if self._many else x[0].item() if np.ndim(x[0]) == 0 else x[0]
+
+    @cached_property
+    def _many(self) -> bool:
+        return isinstance(self.model, LinearModel) and self.model.rows.y.ndim == 2
+
+    @cached_property
+    def log_evidence(self) -> Any:
+        """log p(y|θ̂) in nats, every constant kept.
+
+        Where a hyperparameter runs to zero as a limit, this is the limit: along s the evidence is ℓ(0) + κ s² near
+        zero, so ℓ(0) = ℓ(s) − ½ s ∂ℓ/∂s.
+        """
+        e, optimum = self._evidence, self.optimum
+        running = optimum.limit & (optimum.theta > 0) & (optimum.theta < self.objective.units)
+        return self._per_target(e.log_value - np.sum(running * optimum.theta * e.gradient, axis=1) / 2)
+
+    @cached_property
+    def _evidence(self) -> Evidence:
+        return evaluate(self.evidence_method, self.model, self.optimum.theta, self.optimum.warm)
+
+    def log_evidence_at(self, values: Mapping[str, float]) -> Any:
+        """The same objective at other hyperparameters.
+
+        Parameters
+        ----------
+        values
+            Name → value; hyperparameters that are not named stay at their estimates. Scales are standard
+            deviations. Under ``reml=False`` the fixed effects are maximised anew.
+
+        Raises
+        ------
+        UnknownName, ValueError
+            A name or a value that the model does not have.
+        """
+        h = self.model.hyperparameters
+        theta = h.vector(values, self.optimum.theta)
+        fixed_effects = np.array([x.fixed_effect for x in h])
+        if fixed_effects.any():
+            free = np.broadcast_to(fixed_effects, theta.shape)
+            return self._per_target(learn.maximise(self.objective, theta, free).value)
+        evidence = evaluate(self.evidence_method, self.model, theta, self.optimum.warm)
+        return self._per_target(np.asarray(evidence.log_value))
+
+    @cached_property
+    def hyperparameters(self) -> DataFrame:
+        """Estimates with standard errors and 95 % intervals: ``estimate, se, lower, upper, at_boundary``.
+
+        Intervals are computed on the unconstrained scale. At a boundary the estimate is exactly 0, se is NaN and
+        upper is where twice the drop of the log evidence, others re-optimised, is 2.71.
+        """
+        import pandas as pd
+
+        names = self.model.hyperparameters.reported
+        shown = [i for i, h in enumerate(self.model.hyperparameters) if not h.fixed_effect]
+        table = wald(self.model.hyperparameters, self.optimum)
+        if len(shown) < len(self.model.hyperparameters) and not self.model.hyperparameters.triangles:
+            table = {column: values[:, shown] for column, values in table.items()}
+        at_limit = table["at_boundary"].astype(bool)
+        if at_limit.any():
+            limits = self.model.hyperparameters.plain_to_reported(scale_limits(self.objective, self.optimum))
+            table["upper"] = np.where(at_limit & np.isnan(table["upper"]), limits, table["upper"])
+            if self.model.hyperparameters.triangles:
+                singular_limits(self.objective, self.optimum, table)
+        if self._many:
+            index: Any = pd.MultiIndex.from_product([range(len(self.optimum.theta)), names], names=["target", "name"])
+        else:
+            index = pd.Index(names, name="name")
+        frame = pd.DataFrame({column: values.reshape(-1) for column, values in table.items()}, index=index)
+        frame["at_boundary"] = frame["at_boundary"].astype(bool)
+        return frame
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """The weights given y and θ̂: ``mean`` and ``sd`` by term, ``sample(n, seed)``."""
+        found = self.evidence_method.posterior(self.model, self.optimum.theta, self.optimum.warm)
+        if not isinstance(self.model, LinearModel):
+            return self.model.posterior(self.optimum.theta[0], found)  # type: ignore[attr-defined]
+        if isinstance(found, TermPosterior):
+            return found
+        theta = self.optimum.theta[0]
+        if not self.model.flat_in_theta:
+            return ArrowPosterior(self.model, theta, found)
+        joint = replace(self.model, flat_in_theta=False)
+        k = len(joint.hyperparameters)
+        top, bottom = self.model.columns.split(found.mean)
+        u = np.concatenate([top.reshape(-1), theta[k:], bottom])
+        return ArrowPosterior(joint, theta[:k], Gaussian(u, joint.at(u, theta[:k]).neg_hessian))
+
+    def _terms(self, what: str) -> TermPosterior:
+        if not isinstance(self.posterior, TermPosterior):
+            raise Unsupported(
+                f"A program has no {what}: that is for linear models. Its sites are in fit.posterior.mean."
+            )
+        return self.posterior
+
+    @property
+    def _linear(self) -> LinearModel:
+        assert isinstance(self.model, LinearModel)
+        return self.model
+
+    def vcov(self) -> DataFrame:
+        """Covariance matrix of the fixed effects."""
+        import pandas as pd
+
+        posterior = self._terms("fixed effects")
+        names = list(self._linear.flat_names)
+        if self._linear.flat_in_theta:
+            h, R = self.model.hyperparameters, self._linear.flat_basis.R
+            beta = [i for i, x in enumerate(h) if x.fixed_effect]
+            C = learn.covariance(self.optimum)[0][np.ix_(beta, beta)]
+            C = np.linalg.solve(R, np.linalg.solve(R, C).T)
+        else:
+            C = posterior.flat_covariance
+        if C.ndim > 2:
+            index = pd.MultiIndex.from_product([range(len(C)), names], names=["target", "name"])
+            return pd.DataFrame(C.reshape(-1, len(names)), index=index, columns=names)
+        return pd.DataFrame(C, index=pd.Index(names, name="name"), columns=names)
+
+    @cached_property
+    def fixed_effects(self) -> DataFrame:
+        """Flat weights: ``estimate, se, lower, upper`` (95 %), in the units of their columns."""
+        import pandas as pd
+
+        posterior = self._terms("fixed effects")
+        flat = next((t.label for t in self._linear.prior if t.flat), None)
+        covariance = self.vcov()
+        estimate = np.reshape(posterior.mean[flat], -1) if flat else np.zeros(0)
+        blocks = covariance.to_numpy().reshape(-1, len(self._linear.flat_names), len(self._linear.flat_names))
+        se = np.sqrt(np.einsum("vff->vf", blocks)).reshape(-1)
+        half = NORMAL_975 * se
+        return pd.DataFrame(
+            {"estimate": estimate, "se": se, "lower": estimate - half, "upper": estimate + half},
+            index=covariance.index,
+        )
+
+    def random_effects(self, group: str | None = None) -> DataFrame:
+        """Posterior means of a grouping factor's weights: levels × coefficients; ``.attrs["sd"]`` has their sds.
+
+        Parameters
+        ----------
+        group
+            Name of the grouping factor; may be left out if there is only one. Terms of the same factor stand side by
+            side.
+        """
+        import pandas as pd
+
+        posterior = self._terms("random effects")
+        terms: dict[str, list[Any]] = {}
+        for term in self._linear.prior:
+            if term.grouped:
+                terms.setdefault(term.group, []).append(term)  # type: ignore[attr-defined]
+        if group is None and len(terms) == 1:
+            group = next(iter(terms))
+        if group not in terms:
+            have = f"The grouping factors are {', '.join(terms)}." if terms else "The model has no grouping factors."
+            raise ValueError(f"There is no grouping factor {group!r}. {have}")
+
+        def table(values: Mapping[str, Array]) -> DataFrame:
+            own = terms[group]
+            parts = [pd.DataFrame(values[t.label], index=list(t.levels), columns=list(t.names)) for t in own]
+            return pd.concat(parts, axis=1).rename_axis(group)
+
+        frame = table(posterior.mean)
+        frame.attrs["sd"] = table(posterior.sd)
+        return frame
+
+    @cached_property
+    def edf(self) -> Any:
+        """Effective degrees of freedom by term (a frame, targets × terms, for several targets)."""
+        import pandas as pd
+
+        edf = self._terms("terms").edf
+        return pd.DataFrame(edf) if self._many else pd.Series(edf, name="edf")
+
+    @cached_property
+    def occam(self) -> DataFrame:
+        """The log evidence as fit less complexity: one column ``nats`` that sums to `log_evidence`.
+
+        ``fit`` is log p(y|ŵ, θ̂); a term's row is what its prior and the width of its posterior cost, log p(ŵ_t|θ̂) +
+        ½ p_t log 2π − ½ log|H_tt|; ``overlap`` = ½ (Σ log|H_tt| − log|H|) ≥ 0 is what terms share.
+        """
+        import pandas as pd
+
+        parts = self._terms("terms").occam()
+        if self._many:
+            return (
+                pd.DataFrame(parts)
+                .rename_axis("target")
+                .melt(ignore_index=False, var_name="part", value_name="nats")
+                .set_index("part", append=True)
+                .sort_index(level="target", sort_remaining=False)
+            )
+        return pd.DataFrame({"nats": pd.Series(parts)}).rename_axis("part")
+
+    def predict(
+        self,
+        new: Any = None,
+        interval: float | None = None,
+        scale: str = "response",
+        average: bool = False,
+        include: Any = None,
+        new_levels: str = "population",
+    ) -> Any:
+        """Predict the mean of new responses.
+
+        Parameters
+        ----------
+        new
+            Data with the model's columns; the rows of the fit if not given. For a model of arrays, term label →
+            columns (for a grouping term, the codes of its levels).
+        interval
+            Probability of an interval for the *mean*, such as 0.95; with it a frame ``mean, lower, upper`` is
+            returned (θ held at θ̂; the noise of single observations is not included).
+        scale
+            ``"response"`` (inverse link of the linear predictor) or ``"link"``.
+        average
+            Integrate the inverse link over the posterior rather than take it at the posterior mean.
+        include
+            Labels of the terms to use, such as ``["fixed effects"]`` for the population; all by default.
+        new_levels
+            For levels of a grouping factor that were not in the fit: ``"population"`` predicts with an effect of
+            zero (and widens the interval by its prior), ``"raise"`` refuses.
+
+        Returns
+        -------
+        Array (n,), or (n, V) for several targets; or a DataFrame with an interval.
+        """
+        posterior = self._terms("linear predictor")
+        model = self._linear
+        _one_of("scale", scale, ("response", "link"))
+        _one_of("new_levels", new_levels, ("population", "raise"))
+        labels = [t.label for t in model.prior]
+        wanted = set(labels if include is None else [include] if isinstance(include, str) else include)
+        if not wanted <= set(labels):
+            raise ValueError(
+                f"include names {sorted(wanted - set(labels))[0]!r}, which is not a term. The terms are "
+                f"{', '.join(map(repr, labels))}."
+            )
+        if interval is not None and not 0 < interval < 1:
+            raise ValueError(f"interval must be a probability between 0 and 1, such as 0.95, not {interval!r}.")
+        if new is None:
+            rows = own_rows(model, wanted)
+        elif self.source is not None:
+            rows = self.source.new_rows(new, wanted, new_levels)
+        else:
+            rows = array_rows(model, new, wanted)
+        eta, variance = posterior.linear_predictor(rows)
+        own = self.optimum.theta[:, model.n_prior_theta :].T
+        own = own[:, 0] if not self._many else own
+        inverse = (lambda x: x) if scale == "link" else (lambda x: model.likelihood.response(x, own))
+        sd = np.sqrt(variance)
+        mean = _averaged(inverse, eta, sd) if average else inverse(eta)
+        if interval is None:
+            return mean
+        import pandas as pd
+        from scipy.special import ndtri
+
+        z = ndtri((1 + interval) / 2)
+        columns = {"mean": mean, "lower": inverse(eta - z * sd), "upper": inverse(eta + z * sd)}
+        if self._many:
+            return pd.concat({name: pd.DataFrame(values) for name, values in columns.items()}, axis=1)
+        return pd.DataFrame(columns)
+
+    def check(self, simulations: int = 0) -> Check:
+        """Whether the answer can be trusted: so far the optimum, its curvature and its boundaries."""
+        if simulations:
+            raise ValueError("simulations= is not available yet; call check() for the optimum and its boundaries.")
+        return Check.of(self.optimum, self.model.hyperparameters, self.evidence_method.exact, self._evidence.checks)
+
+    def summary(self) -> str:
+        """The fit in words and tables."""
+        from marglik.report.text import summary
+
+        return summary(self)
+
+    def __repr__(self) -> str:
+        return self.summary() if not self._many else f"<Fit of {len(self.optimum.theta)} targets by {self.method}>"
+
+    def _repr_html_(self) -> str:
+        from marglik.report.text import html
+
+        return html(self)
+
+    def plot(self, path: str | None = None) -> Any:
+        """Estimates with intervals and random effects as a picture; written to ``path`` (SVG, PNG, PDF) if given.
+
+        Returns the matplotlib figure. Needs ``pip install 'marglik[plot]'``.
+        """
+        from marglik.report.plots import overview
+
+        return overview(self, path)
+
+    def save(self, path: Any) -> None:
+        """Write the fit to one file, without pickle; `marglik.load` reads it.
+
+        It holds the columns of the data that the model uses, the settings and θ̂.
+        """
+        from marglik.saving import save
+
+        save(self, path)
+
+
+NORMAL_975 = 1.959963984540054
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}.")
+
+
+def _averaged(inverse: Any, eta: Array, sd: Array, points: int = 21) -> Array:
+    """E[inverse(η)] for η ~ N(eta, sd²), by Gauss–Hermite quadrature."""
+    x, w = np.polynomial.hermite_e.hermegauss(points)
+    return sum(wi * inverse(eta + xi * sd) for xi, wi in zip(x, w, strict=True)) / w.sum()
+
+
+def own_rows(model: LinearModel, wanted: set[str]) -> NewRows:
+    """The rows of the fit itself."""
+    terms = [t for t in model.prior if t.label in wanted]
+    columns = {t.label: t.design for t in terms} or {"": np.zeros((model.rows.n, 0))}
+    codes = {t.label: t.codes for t in terms if t.grouped}  # type: ignore[attr-defined]
+    offset = model.rows.offset
+    return NewRows(columns, codes, 0.0 if offset is None else offset)
+
+
+def array_rows(model: LinearModel, new: Any, wanted: set[str]) -> NewRows:
+    """Columns given by term label."""
+    if not isinstance(new, Mapping):
+        raise ValueError(
+            "This model was built from arrays, so predict needs a mapping from term label to columns, such as "
+            f"{{{', '.join(f'{t.label!r}: X' for t in model.prior)}}}."
+        )
+    columns, codes = {}, {}
+    for term in model.prior:
+        if term.label not in wanted:
+            continue
+        if term.label not in new:
+            raise ValueError(f"predict needs the columns of term {term.label!r}; leave it out with include= otherwise.")
+        if term.grouped:
+            X, Z = new[term.label], np.ones((len(new[term.label]), 1))
+            if term.names != ("Intercept",):
+                if not isinstance(X, tuple) or len(X) != 2:
+                    raise ValueError(
+                        f"Term {term.label!r} has the coefficients {', '.join(term.names)}, so predict needs a pair "
+                        "for it: the level of each row, and the columns."
+                    )
+                X, Z = X[0], np.asarray(X[1], float).reshape(len(X[0]), -1)
+            codes[term.label], columns[term.label] = np.asarray(X).astype(int), Z
+            continue
+        X = np.asarray(new[term.label], float).reshape(len(new[term.label]), -1)
+        if X.shape[1] != len(term.names):
+            raise ValueError(f"Term {term.label!r} has {len(term.names)} columns, but {X.shape[1]} were given.")
+        columns[term.label] = X
+    return NewRows(columns, codes)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The evidence along one hyperparameter, all others at their best: intervals where it has dropped by so much.
+
+References
+----------
+Venzon & Moolgavkar (1988), Applied Statistics 37, 87. Self & Liang (1987), JASA 82, 605 (at a boundary).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import brentq
+
+from marglik import learn
+from marglik.model import LinearModel
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from numpy import ndarray as Array
+
+    from marglik.hyperparameters import Triangle
+    from marglik.priors import RandomEffects
+
+FAR = 40.0
+"""Distance on the unconstrained scale beyond which an end is the end of the support."""
+
+
+def hold(
+    objective: learn.Objective, theta: Float[Array, "k"], free: Bool[Array, "k"], name: str, value: float
+) -> tuple[learn.Objective, Float[Array, "k"], Bool[Array, "k"]]:
+    """The objective with one reported hyperparameter held, where to set out from, and what is left free."""
+    names = objective.hyperparameters
+    theta, free = theta.copy(), free.copy()
+    if name in names.names:
+        i = names.index(name)
+        theta[i], free[i] = value, False
+        return objective, theta, free
+    place, triangle = next((p, t) for p, t in names.triangles if name in t.names)
+    model = objective.model
+    assert isinstance(model, LinearModel)
+    old = next(term for term in model.prior if term.grouped and term.triangle is triangle)  # type: ignore[attr-defined]
+    found = old.holding([name], [value])  # type: ignore[attr-defined]
+    assert found is not None
+    new, held = found
+    there = _coordinates(new, triangle, theta[place], name, value)
+    left = np.full(len(there), free[place].any())
+    left[list(held)] = False
+    theta = np.concatenate([theta[: place.start], there, theta[place.stop :]])
+    free = np.concatenate([free[: place.start], left, free[place.stop :]])
+    return replace(objective, model=model.with_term(old, new)), theta, free
+
+
+def _coordinates(
+    new: RandomEffects, triangle: Triangle, theta: Float[Array, "k"], name: str, value: float
+) -> Float[Array, "j"]:
+    """θ of the new term where it reports what the old one does, but for what is held; other correlations give way."""
+    reported, m = triangle.report(theta), triangle.size
+    natural = np.array([h.support.unit for h in new.hyperparameters()])  # type: ignore[attr-defined]
+    least = 0.1 * new.triangle.diagonal.T @ natural  # type: ignore[union-attr]
+    reported[:m] = np.maximum(reported[:m], least)
+    reported[m:] = np.clip(np.nan_to_num(reported[m:]), -0.99, 0.99)
+    for share in (1.0, 0.9, 0.7, 0.4, 0.1, 0.0):
+        there = np.append(reported[:m], share * reported[m:])
+        there[triangle.names.index(name)] = value
+        found = new.triangle.coordinates(there)  # type: ignore[union-attr]
+        if found is not None:
+            return found
+    raise AssertionError(f"no covariance has {name} = {value}")
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """The drop of the objective along one reported hyperparameter.
+
+    Parameters
+    ----------
+    objective, optimum
+        Of the fit, one target.
+    name
+        As reported.
+    """
+
+    objective: learn.Objective
+    optimum: learn.Optimum
+    name: str
+
+    @property
+    def correlation(self) -> bool:
+        """Whether it lies between −1 and 1."""
+        return self.name.startswith("cor(")
+
+    def drop(self, value: float) -> float:
+        """How far the objective falls short of its maximum at the best of the others."""
+        asked = self.optimum.free[0] | self.optimum.limit[0]
+        objective, theta, free = hold(self.objective, self.optimum.theta[0], asked, self.name, value)
+        best = learn.maximise(objective, theta[None], free[None])
+        return float(self.optimum.value[0] - best.value[0])
+
+    def ends(self, estimate: float, se: float, target: float, unit: float) -> tuple[float, float]:
+        """Where the drop reaches ``target`` below and above; the end of the support where it never does."""
+        to, back, ends = (np.arctanh, np.tanh, (-1.0, 1.0)) if self.correlation else (np.log, np.exp, (0.0, np.inf))
+        if self.correlation:
+            middle, step = float(np.clip(estimate, -0.9, 0.9)), 2 * se / (1 - min(estimate**2, 0.99))
+        else:
+            middle, step = (estimate, 2 * se / estimate) if estimate > 0 else (unit, 1.0)
+        step = step if np.isfinite(step) and 0 < step < 5 else 1.0
+        found = []
+        for sign, end in zip((-1, 1), ends, strict=True):
+            if estimate == end:
+                found.append(end)
+                continue
+            t = crossing(lambda t: self.drop(float(back(t))) - target, float(to(middle)), sign * step)
+            found.append(end if t is None else float(back(t)))
+        return found[0], found[1]
+
+
+def crossing(short: Callable[[float], float], start: float, step: float) -> float | None:
+    """Where a function that rises in the direction of ``step`` passes zero; None where it levels off below."""
+    low, at_low = start, short(start)
+    if at_low >= 0:  # the start is already beyond: walk the other way first
+        step = -step
+    t, value = low, at_low
+    while (value >= 0) == (at_low >= 0):
+        low, at_low = t, value
+        t += step
+        step *= 1.5
+        value = short(t)
+        if abs(t - start) > FAR or (abs(value - at_low) < 1e-9 and abs(t - start) > 8):
+            return None
+    return float(brentq(short, low, t, xtol=1e-9, rtol=1e-12))

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""P = V⁻¹ − V⁻¹F(FᵀV⁻¹F)⁻¹FᵀV⁻¹ of a Gaussian mixed model at one θ: what its evidence and its posterior are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import blas
+
+from marglik.likelihoods import LOG_2PI
+from marglik.linalg import NotPositiveDefinite, cholesky, cholesky_inverse, solve_lower
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from marglik.levels import Component, LevelSums
+    from marglik.model import LinearModel
+
+NEAR_SINGULAR = 1e-6
+"""A border component whose columns have less than this to say about its weights is taken as singular."""
+
+
+def _inverse(A: Float[Array, "q m m"], S: Float[Array, "m m"]) -> tuple[Float[Array, "q m m"], float]:
+    """G = (I + A_gΣ)⁻¹ and Σ_g log|I + A_gΣ|."""
+    m = len(S)
+    if m == 1:
+        AS = A * S[0, 0]
+        return 1 / (1 + AS), float(np.log1p(AS).sum())
+    if m == 2:  # |I + AΣ| = 1 + tr AΣ + |A||Σ| has no cancellation, and adj(I + AΣ) = I + adj Σ adj A
+        (a, b), d = (A[:, 0, 0], A[:, 0, 1]), A[:, 1, 1]
+        s, t, u = S[0, 0], S[0, 1], S[1, 1]
+        det = 1 + (a * s + 2 * b * t + d * u) + (a * d - b * b) * (s * u - t * t)
+        G = np.empty_like(A)
+        G[:, 0, 0], G[:, 0, 1] = (1 + u * d + t * b) / det, -(u * b + t * a) / det
+        G[:, 1, 0], G[:, 1, 1] = -(t * d + s * b) / det, (1 + t * b + s * a) / det
+        return G, float(np.log(det).sum())
+    one = np.eye(m) + A @ S
+    return np.linalg.inv(one), float(np.linalg.slogdet(one)[1].sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """P at one θ, in units of the noise: what the evidence and the posterior are made of."""
+
+    model: LinearModel
+    theta: Float[Array, "k"]
+    factors: Sequence[Float[Array, "m m"]]
+    """L/σ of each component."""
+    reml: bool = True
+    """Whether flat weights are integrated in `log_value`."""
+
+    @classmethod
+    def at(cls, model: LinearModel, theta: Float[Array, "k"]) -> Projection:
+        """At θ, whose last coordinate is σ."""
+        padded = np.append(theta, 1.0)  # coordinate −1 of a component that is not learned
+        factors = [np.tensordot(padded[c.coordinates], c.templates, 1) / theta[-1] for c in model.components]
+        return cls(model, theta, factors, model.reml)
+
+    @property
+    def sums(self) -> LevelSums:
+        """The reduced data."""
+        return self.model.level_sums
+
+    @property
+    def n_flat(self) -> int:
+        """f."""
+        return self.model.n_flat
+
+    @cached_property
+    def freedom(self) -> float:
+        """ν."""
+        return self.model.rows.n_observations - (self.n_flat if self.reml else 0)
+
+    @cached_property
+    def outer(self) -> list[tuple[int, Component]]:
+        """The components of the border, with their numbers."""
+        return [(i, c) for i, c in enumerate(self.model.components) if c.place is not None]
+
+    @cached_property
+    def shrunk(self) -> tuple[Float[Array, "q m m"], float]:
+        """G and log|I + AΣ| of the inner levels."""
+        if self.sums.inner is None:
+            return self.sums.blocks, 0.0
+        L = self.factors[0]
+        return _inverse(self.sums.blocks, L @ L.T)
+
+    @cached_property
+    def border(self) -> Float[Array, "F F"]:
+        """XᵀP₀X, y the last column."""
+        if self.sums.inner is None:
+            return self.sums.border
+        return self.sums.within + self.sums.cross.gather(self.sums.generalised_inverse @ self.shrunk[0])
+
+    def times_factor(self, X: Float[Array, "F *r"], transposed: bool = False) -> Float[Array, "F *r"]:
+        """The border's factor (or its transpose) times the rows of X; rows beyond the penalised ones are kept."""
+        out = X.copy()
+        for i, c in self.outer:
+            L = self.factors[i]
+            if c.m == 1:
+                out[c.place[:, 0]] *= L[0, 0]  # type: ignore[index]
+            else:
+                rows = X[c.place]  # type: ignore[index]
+                out[c.place] = np.einsum("ji,qj...->qi..." if transposed else "ij,qj...->qi...", L, rows)  # type: ignore[index]
+        return out
+
+    @cached_property
+    def _scaled(self) -> Float[Array, "F F"]:
+        """Factorᵀ · border · factor, without y."""
+        half = self.times_factor(self.border[:-1, :-1], transposed=True)
+        S = self.times_factor(half.T, transposed=True)
+        p = self.sums.n_penalised
+        S[np.arange(p), np.arange(p)] += 1
+        return S
+
+    @cached_property
+    def root(self) -> Float[Array, "F F"]:
+        """Cholesky factor of H for the border, penalised weights first."""
+        return cholesky(self._scaled)
+
+    @cached_property
+    def _solved(self) -> tuple[Float[Array, "F"], float]:
+        """û for the border, and yᵀPy."""
+        c = self.times_factor(self.border[:-1, -1], transposed=True)
+        half = solve_lower(self.root, c)
+        return solve_lower(self.root, half, transposed=True), float(self.border[-1, -1] - half @ half)
+
+    @property
+    def quadratic(self) -> float:
+        """yᵀPy."""
+        return self._solved[1]
+
+    @cached_property
+    def weights(self) -> Float[Array, "F"]:
+        """ŵ of the border, flat ones last."""
+        return self.times_factor(self._solved[0])
+
+    @cached_property
+    def log_det(self) -> float:
+        """log|V| + log|FᵀV⁻¹F|, or log|V| alone where flat weights are maximised."""
+        p = self.sums.n_penalised
+        diagonal = self.root.diagonal() if self.reml else self.root.diagonal()[:p]
+        return self.shrunk[1] + 2 * float(np.log(diagonal).sum())
+
+    @cached_property
+    def log_value(self) -> float:
+        """log p(y|θ); −∞ where scales are so far above the noise that no digit of it is left."""
+        sigma2 = self.theta[-1] ** 2
+        try:
+            self.root  # noqa: B018
+        except NotPositiveDefinite:
+            return -np.inf
+        flat = self.model.log_volume if self.reml else 0.0
+        gaussian = self.freedom * (LOG_2PI + np.log(sigma2)) + self.quadratic / sigma2 + self.log_det
+        return float(-gaussian / 2 - flat + self.model.log_row_scale)
+
+    @cached_property
+    def inverse(self) -> Float[Array, "F F"]:
+        """H⁻¹ for the border."""
+        return cholesky_inverse(self.root)
+
+    @cached_property
+    def covariance(self) -> Float[Array, "F F"]:
+        """Ω, the border's posterior covariance in units of σ²."""
+        return self.times_factor(self.times_factor(self.inverse).T)
+
+    @cached_property
+    def penalised_inverse(self) -> Float[Array, "F F"]:
+        """H⁻¹ with flat weights held, padded with zeros; `inverse` under REML."""
+        p = self.sums.n_penalised
+        if self.reml or not self.n_flat:
+            return self.inverse
+        out = np.zeros_like(self.inverse)
+        out[:p, :p] = cholesky_inverse(np.ascontiguousarray(self.root[:p, :p]))
+        return out
+
+
+class Products:
+    """r, Q and Ψ = I − ΩXᵀP₀X on the border, without cancellation wherever a component has something to say."""
+
+    def __init__(self, at: Projection, inverse: Float[Array, "F F"]):
+        p, gram = at.sums.n_penalised, at.border[:-1, :-1]
+        F = len(gram)
+        regular = np.zeros(p, bool)
+        for i, c in at.outer:
+            L = at.factors[i]
+            told = np.einsum("qii->i", gram[c.place[:, :, None], c.place[:, None]]) / c.q  # type: ignore[index]
+            least = (
+                np.linalg.svd(np.sqrt(told)[:, None] * L, compute_uv=False)[-1]
+                if c.m > 1
+                else np.sqrt(told[0]) * abs(L[0, 0])
+            )
+            regular[c.place] = least**2 > NEAR_SINGULAR  # type: ignore[index]
+        singular = np.flatnonzero(~regular)
+        self.psi = np.zeros((F, p))
+        self.Q = np.zeros((p, p))
+        full = at.times_factor(inverse)  # Λ H⁻¹
+        for i, c in at.outer:
+            if not regular[c.place[0, 0]]:  # type: ignore[index]
+                continue
+            columns = c.place.reshape(-1)  # type: ignore[union-attr]
+            self.psi[:, columns] = _right_inverse(full[:, columns], at.factors[i])
+            one_less = -inverse[:p, columns]
+            one_less[columns, np.arange(len(columns))] += 1
+            self.Q[:, columns] = _right_inverse(one_less, at.factors[i])
+        for i, c in at.outer:
+            rows = c.place.reshape(-1)  # type: ignore[union-attr]
+            if regular[rows[0]]:
+                self.Q[rows] = _right_inverse(self.Q[rows].T, at.factors[i]).T
+        if len(singular):
+            scaled = at.times_factor(gram, transposed=True)[:, singular]  # Λᵀ XᵀP₀X
+            UT = inverse @ scaled
+            others = np.flatnonzero(regular)
+            self.psi[:, singular] = -at.times_factor(UT)
+            self.psi[singular, singular] += 1
+            self.Q[np.ix_(singular, singular)] = gram[np.ix_(singular, singular)] - scaled.T @ UT
+            for i, c in at.outer:
+                columns = c.place.reshape(-1)  # type: ignore[union-attr]
+                if regular[columns[0]]:
+                    self.Q[np.ix_(singular, columns)] = _right_inverse(UT[columns].T, at.factors[i])
+            self.Q[np.ix_(others, singular)] = self.Q[np.ix_(singular, others)].T
+
+
+def _right_inverse(X: Float[Array, "r c"], L: Float[Array, "m m"]) -> Float[Array, "r c"]:
+    """X (I ⊗ L)⁻¹."""
+    if len(L) == 1:
+        return X / L[0, 0]
+    return np.linalg.solve(L.T, X.reshape(len(X), -1, len(L)).transpose(0, 2, 1)).transpose(0, 2, 1).reshape(X.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What first and second derivatives along given directions Σ̇ are made of, in units of the noise.
+
+    Parameters
+    ----------
+    at
+        The projection.
+    directions
+        For each component, symmetric matrices Σ̇_k (k, m, m).
+    """
+
+    at: Projection
+    directions: Sequence[Float[Array, "k m m"]]
+    sizes: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", [len(d) for d in self.directions])
+
+    @cached_property
+    def _places(self) -> list[slice]:
+        ends = np.cumsum([0, *self.sizes])
+        return [slice(a, b) for a, b in pairwise(ends)]
+
+    @cached_property
+    def products(self) -> Products:
+        """With all weights that are integrated: for the determinant."""
+        return Products(self.at, self.at.penalised_inverse)
+
+    @cached_property
+    def joint(self) -> Products:
+        """With flat weights too: for the quadratic form."""
+        return self.products if self.at.penalised_inverse is self.at.inverse else Products(self.at, self.at.inverse)
+
+    @cached_property
+    def _extended(self) -> Float[Array, "F"]:
+        """(−ŵ, 1), so that B times it is Zᵀ(y − Xŵ)."""
+        return np.append(-self.at.weights, 1.0)
+
+    @cached_property
+    def scores(self) -> list[Float[Array, "q m"]]:
+        """r = ZᵀPy of each component."""
+        at, v = self.at, self._extended
+        left = at.border[:-1] @ v
+        out = [] if at.sums.inner is None else [np.einsum("qij,qj->qi", at.shrunk[0], at.sums.cross.times(v))]
+        return out + [left[c.place] for _, c in at.outer]
+
+    @cached_property
+    def _inner(self) -> tuple[Array, Array]:
+        """GA and G BΩBᵀ Gᵀ of the inner levels: Q_gg is their difference."""
+        at, G = self.at, self.at.shrunk[0]
+        omega = np.zeros((len(at.border),) * 2)
+        omega[:-1, :-1] = self._omega
+        W = at.sums.cross.spread(omega)
+        return G @ at.sums.blocks, G @ W @ G.transpose(0, 2, 1)
+
+    @cached_property
+    def _omega(self) -> Float[Array, "F F"]:
+        at = self.at
+        if at.penalised_inverse is at.inverse:
+            return at.covariance
+        return at.times_factor(at.times_factor(at.penalised_inverse).T)
+
+    @cached_property
+    def _along(self) -> list[Float[Array, "F F"]]:
+        """T_k = Σ_g B_gᵀG_gᵀΣ̇_kG_gB_g for the inner component's directions, y the last column."""
+        G = self.at.shrunk[0]
+        return [self.at.sums.cross.gather(G.transpose(0, 2, 1) @ D @ G) for D in self.directions[0]]
+
+    @cached_property
+    def totals(self) -> list[tuple[Float[Array, "m m"], Float[Array, "m m"]]]:
+        """Σ_g r_g r_gᵀ and Σ_g Q_gg of each component."""
+        out = []
+        for c, r in zip(self.at.model.components, self.scores, strict=True):
+            if c.place is None:
+                A, W = self._inner
+                Q = (A - W).sum(axis=0)
+            else:
+                Q = np.einsum("qij->ij", self.products.Q[c.place[:, :, None], c.place[:, None]])
+            out.append((r.T @ r, (Q + Q.T) / 2))
+        return out
+
+    @cached_property
+    def first(self) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
+        """yᵀPV_kPy and tr PV_k."""
+        pairs = list(zip(self.directions, self.totals, strict=True))
+        none = [np.zeros(0)]
+        p = [np.tensordot(D, R, 2) for D, (R, _) in pairs]
+        t = [np.tensordot(D, Q, 2) for D, (_, Q) in pairs]
+        return np.concatenate(p + none), np.concatenate(t + none)
+
+    @cached_property
+    def second(self) -> tuple[Float[Array, "k k"], Float[Array, "k k"]]:
+        """yᵀPV_kPV_lPy and tr PV_kPV_l."""
+        k = sum(self.sizes)
+        q, K = np.zeros((k, k)), np.zeros((k, k))
+        outer = self.at.outer
+        p = self.at.sums.n_penalised
+        x = np.zeros((p, k))  # Σ̇_k r on the border
+        moved: dict[int, list[Array]] = {}  # Q[:, c] Σ̇_k
+        for i, c in outer:
+            columns, place = c.place.reshape(-1), self._places[i]  # type: ignore[union-attr]
+            x[columns, place] = np.einsum("kij,qj->qik", self.directions[i], self.scores[i]).reshape(len(columns), -1)
+            moved[i] = [_right(self.products.Q[:, columns], D) for D in self.directions[i]]
+        q += x.T @ (self.joint.Q @ x)
+        for i, c in outer:
+            for j, d in outer:
+                if j > i:
+                    continue
+                a, b = c.place.reshape(-1), d.place.reshape(-1)  # type: ignore[union-attr]
+                for s, Y in zip(range(*self._places[i].indices(k)), moved[i], strict=True):
+                    for t, X in zip(range(*self._places[j].indices(k)), moved[j], strict=True):
+                        K[s, t] = K[t, s] = np.vdot(Y[b], X[a].T)
+        if self.at.sums.inner is not None:
+            self._add_inner(q, K, x)
+        return q, K
+
+    def _add_inner(self, q: Array, K: Array, x: Array) -> None:
+        place, D, r = self._places[0], self.directions[0], self.scores[0]
+        (A, W), at = self._inner, self.at
+        n = len(D)
+        Dr = np.einsum("kij,qj->kqi", D, r)
+        moved = np.array([T @ self._extended for T in self._along])[:, :-1]  # Σ_g B_gᵀG_gᵀΣ̇_kr_g
+        q[place, place] = np.einsum("kqi,qij,lqj->kl", Dr, A, Dr, optimize=True) - moved @ at.covariance @ moved.T
+        q[place] += moved @ self.joint.psi @ x
+        q[:, place] = q[place].T
+
+        def traces(X: Array, Y: Array) -> Array:
+            both = np.tensordot(X, Y, ((0,), (0,)))  # Σ_g X_ij Y_kl
+            return np.einsum("aij,bkl,lijk->ab", D, D, both, optimize=True)
+
+        AW = traces(A, W)
+        turned = [_product(self._omega, T[:-1, :-1]) for T in self._along]
+        TT = np.array([[np.vdot(turned[a], turned[b].T) for b in range(n)] for a in range(n)])
+        K[place, place] = traces(A, A) - AW - AW.T + TT
+        if not at.outer:
+            return
+        psi = self.products.psi
+        for a, T in enumerate(self._along):
+            TP = _product(T[:-1, :-1], psi)
+            for i, c in at.outer:
+                columns = c.place.reshape(-1)  # type: ignore[union-attr]
+                for s, E in zip(range(*self._places[i].indices(len(K))), self.directions[i], strict=True):
+                    value = np.vdot(_right(psi[:, columns], E), TP[:, columns])
+                    K[place.start + a, s] = K[s, place.start + a] = value
+
+
+def _product(X: Array, Y: Array) -> Array:
+    """XY, by SciPy's BLAS like all heavy algebra."""
+    return blas.dgemm(1.0, Y.T, X.T).T if len(X) > 64 else X @ Y
+
+
+def _right(X: Float[Array, "r c"], D: Float[Array, "m m"]) -> Float[Array, "r c"]:
+    """X (I ⊗ D)."""
+    return X * D[0, 0] if len(D) == 1 else (X.reshape(len(X), -1, len(D)) @ D).reshape(X.shape)
