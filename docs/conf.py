@@ -74,19 +74,20 @@ def yes(fact: object) -> str:
 
 def likelihoods() -> str:
     """What `family=` takes."""
+    instances = {name: kind() for name, kind in sorted(Likelihood.registry.items())}
     return table(
-        ["`family=`", "response", "model", "link", "own hyperparameters", "log-concave", "evidence in closed form"],
+        ["`family=`", "response", "model", "`link=`", "own hyperparameters", "log-concave", "evidence in closed form"],
         (
             [
                 f"`{name}`",
-                kind.outcomes.words,
-                formula(kind),
-                kind.link,
-                code(h.name for h in kind().hyperparameters()),
-                yes(kind.concave),
-                yes(kind.gaussian),
+                likelihood.outcomes.words,
+                formula(type(likelihood)),
+                code(likelihood.links or (likelihood.link,)),
+                code(h.name for h in likelihood.hyperparameters()),
+                yes(likelihood.concave),
+                yes(likelihood.gaussian),
             ]
-            for name, kind in sorted(Likelihood.registry.items())
+            for name, likelihood in instances.items()
         ),
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from marglik.hyperparameters import Hyperparameters
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.priors import Flat, Prior, RandomEffects, Ridge
@@ -67,7 +68,7 @@ def problem():
         rng = np.random.default_rng(seed)
         prior = _design(rng, n)[structure]
         eta = 0.4 + sum(0.4 * t.columns @ rng.standard_normal(t.columns.shape[1]) for t in prior)
-        own = np.full(len(likelihood.hyperparameters()), 0.7)
+        own = Hyperparameters(likelihood.hyperparameters()).constrain(np.full(len(likelihood.hyperparameters()), -0.4))
         y = likelihood.sample(eta, own, rng)
         w, o, c = rng.uniform(0.5, 2, n), rng.uniform(-0.5, 0.5, n), rng.integers(1, 4, n)
         rows = InMemory(y, o if offset else None, w if weights else None, c if counts else None, chunk)

@@ -53,6 +53,7 @@ STRUCTURES = {
     "nested slopes": FLAT + effects(A, "a", **PAIR) + effects(AB, "a:b", **PAIR),
     "nested and crossed": FLAT + effects(A, "a") + effects(AB, "a:b") + effects(H, "h"),
     "one factor, two terms": FLAT + effects(G, "g") + effects(G, "g", x=X),
+    "one factor, two correlated terms": FLAT + effects(G, "g", **PAIR) + effects(G, "g", z=Z, w=W),
     "one factor, three terms": FLAT + effects(G, "g", **PAIR) + effects(G, "g", z=Z) + effects(G, "g", w=W),
     "one factor, two terms, crossed": FLAT + effects(G, "g") + effects(H, "h", **PAIR) + effects(G, "g", x=X),
     "as many levels as rows": FLAT + effects(np.arange(N)[::-1].copy(), "row") + effects(G, "g"),

@@ -2,6 +2,7 @@
 """What must not matter to a Gaussian mixed model: units, order, names, and where a slope's zero lies."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -75,9 +76,15 @@ def problem(kind, reml, seed=32):
     return Problem(kind, y + rng.standard_normal(n) / np.sqrt(w), x, z, U, g, h, w, reml)
 
 
+@cache
+def base(kind, reml):
+    start = problem(kind, reml)
+    return start, start.fit()
+
+
 @pytest.fixture(params=[(kind, reml) for kind in KINDS for reml in (True, False)], ids=lambda p: f"{p[0]}, reml={p[1]}")
-def start(request):
-    return problem(*request.param)
+def pair(request):
+    return base(*request.param)
 
 
 def check_same(fitted, other, factor=lambda name: 1.0, shift=0.0, renamed=str):
@@ -108,8 +115,9 @@ def test_the_singular_case_is_singular():
 
 
 @pytest.mark.parametrize("c", [1e-5, 1e5])
-def test_units_of_y(start, c):
-    fitted, other = start.fit(), replace(start, y=c * start.y).fit()
+def test_units_of_y(pair, c):
+    start, fitted = pair
+    other = replace(start, y=c * start.y).fit()
     freedom = len(start.y) - 3 * start.reml
     check_same(fitted, other, lambda name: 1.0 if name.startswith("cor") else c, -freedom * np.log(c))
     np.testing.assert_allclose(other.predict(interval=0.9), c * fitted.predict(interval=0.9), **CLOSE)
@@ -118,9 +126,10 @@ def test_units_of_y(start, c):
 
 
 @pytest.mark.parametrize("c", [1e-5, 1e5, -3.0])
-def test_units_of_a_slope(start, c):
+def test_units_of_a_slope(pair, c):
     """Its scale goes the other way; a change of sign turns its correlations; REML loses log |c|, the volume of dβ."""
-    fitted, other = start.fit(), replace(start, x=c * start.x).fit()
+    start, fitted = pair
+    other = replace(start, x=c * start.x).fit()
     ours, theirs = fitted.hyperparameters["estimate"], other.hyperparameters["estimate"]
     for name in ours.index:
         factor = 1 / abs(c) if name == "sd(x | g)" else np.sign(c) if "cor(" in name and "x" in name else 1.0
@@ -134,18 +143,20 @@ def test_units_of_a_slope(start, c):
     np.testing.assert_allclose(scaled, fitted.random_effects("g"), rtol=1e-6, atol=1e-7)
 
 
-def test_order_of_rows(start):
+def test_order_of_rows(pair):
+    start, fitted = pair
     order = np.random.default_rng(0).permutation(len(start.y))
     parts = {name: getattr(start, name)[order] for name in ("y", "x", "z", "U", "g", "h", "weights")}
-    fitted, other = start.fit(), replace(start, **parts).fit()
+    other = replace(start, **parts).fit()
     check_same(fitted, other)
     np.testing.assert_allclose(other.predict(), fitted.predict()[order], **CLOSE)
 
 
-def test_order_of_levels(start):
+def test_order_of_levels(pair):
+    start, fitted = pair
     g, h = np.random.default_rng(1).permutation(10), np.random.default_rng(2).permutation(6)
     h = np.arange(6) if start.kind == "nested" else h  # the finer factor is made of g and h
-    fitted, other = start.fit(), replace(start, g=g[start.g], h=h[start.h]).fit()
+    other = replace(start, g=g[start.g], h=h[start.h]).fit()
     check_same(fitted, other)
     check_same_fit(fitted, other)
     ours, theirs = fitted.random_effects("g").to_numpy(), other.random_effects("g").to_numpy()
@@ -153,15 +164,17 @@ def test_order_of_levels(start):
 
 
 @pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 0, 3, 2), (2, 1, 0, 3)])
-def test_order_of_terms(start, order):
-    fitted, other = start.fit(), replace(start, order=order).fit()
+def test_order_of_terms(pair, order):
+    start, fitted = pair
+    other = replace(start, order=order).fit()
     check_same(fitted, other)
     check_same_fit(fitted, other)
 
 
-def test_order_of_coefficients(start):
+def test_order_of_coefficients(pair):
     """Names of correlations follow it."""
-    fitted, other = start.fit(), replace(start, swapped=True).fit()
+    start, fitted = pair
+    other = replace(start, swapped=True).fit()
 
     def turned(name):
         if not name.startswith("cor(") or not name.endswith("| g)"):
@@ -174,9 +187,10 @@ def test_order_of_coefficients(start):
 
 
 @pytest.mark.parametrize("c", [1e-3, 1e3])
-def test_units_of_weights(start, c):
+def test_units_of_weights(pair, c):
     """All weights times c: the noise goes with √c, and nothing that is said of y or its mean changes."""
-    fitted, other = start.fit(), replace(start, weights=c * start.weights).fit()
+    start, fitted = pair
+    other = replace(start, weights=c * start.weights).fit()
     check_same(fitted, other, lambda name: np.sqrt(c) if name == "sd(noise)" else 1.0)
     check_same_fit(fitted, other)
     np.testing.assert_allclose(other.vcov(), fitted.vcov(), rtol=1e-6, atol=1e-9)
@@ -185,9 +199,10 @@ def test_units_of_weights(start, c):
 
 
 @pytest.mark.parametrize("by", [2.5, -40.0])
-def test_where_a_slope_has_its_zero(start, by):
+def test_where_a_slope_has_its_zero(pair, by):
     """Correlated effects follow, Σ' = AΣAᵀ with intercept' = intercept − by·slope; without correlations they cannot."""
-    fitted, other = start.fit(), replace(start, x=start.x + by).fit()
+    start, fitted = pair
+    other = replace(start, x=start.x + by).fit()
     if start.kind == "independent":
         assert abs(other.log_evidence - fitted.log_evidence) > 0.01
         return
@@ -205,8 +220,9 @@ def test_where_a_slope_has_its_zero(start, by):
     )
 
 
-def test_a_constant_added_to_y(start):
-    fitted, other = start.fit(), replace(start, y=start.y + 1e5).fit()
+def test_a_constant_added_to_y(pair):
+    start, fitted = pair
+    other = replace(start, y=start.y + 1e5).fit()
     check_same(fitted, other)
     np.testing.assert_allclose(other.predict() - 1e5, fitted.predict(), rtol=1e-6, atol=1e-8)
 

@@ -16,7 +16,7 @@ from marglik.evidence import Evidence, EvidenceMethod, evaluate
 from marglik.model import LinearModel, Model
 from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
 from marglik.uncertainty import scale_limits, singular_limits, wald
-from marglik.validate import Unsupported
+from marglik.validate import Unsupported, check_codes, check_effects, listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -465,11 +465,17 @@ def array_rows(model: LinearModel, new: Any, wanted: set[str]) -> NewRows:
                         f"Term {term.label!r} has the coefficients {', '.join(term.names)}, so predict needs a pair "
                         "for it: the level of each row, and the columns."
                     )
-                X, Z = X[0], np.asarray(X[1], float).reshape(len(X[0]), -1)
-            codes[term.label], columns[term.label] = np.asarray(X).astype(int), Z
+                X, Z = X[0], np.asarray(X[1], float).reshape(len(X[1]), -1)
+            check_codes(X, len(term.levels), term.label, unseen=True)  # type: ignore[attr-defined]
+            check_effects(np.maximum(X, 0), len(term.levels), Z, term.names, term.label)  # type: ignore[attr-defined]
+            codes[term.label], columns[term.label] = np.asarray(X), Z
             continue
         X = np.asarray(new[term.label], float).reshape(len(new[term.label]), -1)
         if X.shape[1] != len(term.names):
             raise ValueError(f"Term {term.label!r} has {len(term.names)} columns, but {X.shape[1]} were given.")
         columns[term.label] = X
+    rows = {label: len(X) for label, X in columns.items()}
+    if len(set(rows.values())) > 1:
+        counts = listed(f"{n} of {label!r}" for label, n in rows.items())
+        raise ValueError(f"predict needs as many rows of every term, but was given {counts}.")
     return NewRows(columns, codes)

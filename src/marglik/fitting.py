@@ -13,8 +13,9 @@ import numpy as np
 from marglik import learn
 from marglik.evidence import EvidenceMethod, choose
 from marglik.fitted import Fit, Source
-from marglik.hyperparameters import Hyperparameter
+from marglik.hyperparameters import Hyperparameters
 from marglik.model import LinearModel, Model
+from marglik.priors import RandomEffects
 from marglik.validate import check_grouping, check_noise, listed
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def fit_model(
     notes: tuple[str, ...] = (),
 ) -> Fit:
     """Learn θ of a model and return the fit; see `marglik.fit` for the parameters."""
+    if fixed and isinstance(model, LinearModel):
+        model = _holding(model, fixed)
     choice = choose(model, method)
     if isinstance(model, LinearModel):
         if model.rows.y.ndim == 2 and not choice.method.batched(model):
@@ -57,18 +60,45 @@ def _prepare(
     h = model.hyperparameters
     base = np.array([0.0 if x.triangle is not None else 1.0 for x in h])
     base = h.vector(fixed, base) if fixed else base
-    free = np.array([x.name not in fixed and not _all_held(x, fixed) for x in h]) if fixed else np.ones(len(h), bool)
+    free = ~_held(h, fixed) if fixed else np.ones(len(h), bool)
     if isinstance(model, LinearModel):
         _check_learnable(model, {x.name for x, f in zip(h, free, strict=True) if f})
     objective = learn.Objective(method, model, hyperprior or {})
     for name in objective.hyperprior:
+        if name in h.reported and name not in h.names:
+            raise ValueError(
+                f"{name!r} is part of a covariance, which can have no hyperprior yet. Make the effects independent, || "
+                "in place of |, or hold it: fixed=."
+            )
         h.index(name)
     return objective, base, free
 
 
-def _all_held(h: Hyperparameter, fixed: Mapping[str, float]) -> bool:
-    """Whether an entry of a factor is held, because all that the factor stands for is."""
-    return h.triangle is not None and set(h.triangle.names) <= set(fixed)
+def _holding(model: LinearModel, fixed: Mapping[str, float]) -> LinearModel:
+    """The model with factors that have what is held of a covariance among their entries, if it is not all of it."""
+    for term in model.prior:
+        if not isinstance(term, RandomEffects) or term.triangle is None:
+            continue
+        names = [name for name in term.reported_names if name in fixed]
+        if 0 < len(names) < len(term.reported_names):
+            found = term.holding(names, [fixed[name] for name in names])
+            if found is None:
+                raise ValueError(
+                    f"fixed= cannot hold {', '.join(names)} while the rest of the covariance of {term.label} is "
+                    "learned. Hold one standard deviation, one correlation, a correlation and one of its standard "
+                    "deviations, or all."
+                )
+            model = model.with_term(term, found[0])
+    return model
+
+
+def _held(names: Hyperparameters, fixed: Mapping[str, float]) -> Array:
+    """Which coordinates are held: by name; all of a factor; or its first entry, a standard deviation."""
+    held = np.array([h.name in fixed for h in names])
+    for place, triangle in names.triangles:
+        held[place] = all(name in fixed for name in triangle.names)
+        held[place.start] |= triangle.names[triangle.order[0]] in fixed
+    return held
 
 
 def _check_learnable(model: LinearModel, learned: set[str]) -> None:
@@ -135,6 +165,8 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
     for i in scales if len(scales) <= MOST_SCALES_TRIED_AT_ZERO else []:
         at_zero = best.theta.copy()
         at_zero[:, i] = 0
+        if best.value[0] - objective.evidence(at_zero, best.warm).log_value[0] > HOPELESS:
+            continue
         if objective.slope_in_variance(at_zero, i, best.warm)[0] < 0:
             other = learn.maximise(objective, at_zero, free)
             best = max(best, other, key=lambda o: o.value[0])
@@ -142,6 +174,8 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
 
 
 MOST_SCALES_TRIED_AT_ZERO = 4
+HOPELESS = 30.0
+"""A scale whose loss costs more than this many nats, the others as they are, is not tried at zero."""
 
 
 def _finished(model: Model, choice: Any, optimum: learn.Found, objective: Any, source: Any, notes: Any) -> Fit:

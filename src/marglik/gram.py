@@ -134,10 +134,11 @@ class Gram:
         n, p = self.X.shape
         return p <= max(n, WIDE)
 
-    def block(self, i: Array, j: Array | slice) -> Float[Array, "i j"]:
+    def block(self, i: Array, j: Array) -> Float[Array, "i j"]:
         """Rows i and columns j of X̃ᵀX̃."""
         if self.in_memory:
-            return self.matrix[i][:, j]
+            whole = len(i) == len(j) == len(self.place) and (i == j).all()
+            return self.matrix if whole and (np.diff(i) > 0).all() else self.matrix[i[:, None], j]
         return blas.dgemm(1.0, self.projected[:, i], self.projected[:, j], trans_a=1)
 
     def read(self, targets: slice | Array) -> Float[Array, "n V"]:
@@ -338,6 +339,14 @@ class Solver(ABC):
         """tr PK_k and tr PK_kPK_l; second ones are zero along variances that are zero."""
 
     @abstractmethod
+    def gram(self, columns: Array) -> Float[Array, "m m"]:
+        """X̃ᵀPX̃ for columns without variance."""
+
+    @abstractmethod
+    def correlations(self, columns: Array, targets: slice | Array) -> Float[Array, "V m"]:
+        """X̃ᵀPy for columns without variance."""
+
+    @abstractmethod
     def weights(self, targets: slice | Array) -> Float[Array, "V p"]:
         """Posterior mean of the weights."""
 
@@ -410,17 +419,38 @@ class Primal(Solver):
         inverse = np.append(inverse_a, 1 / b)
         return first, second * inverse * inverse[:, None]
 
+    def _half(self, columns: Array) -> Float[Array, "m j"]:
+        """What active columns take from the squares of others."""
+        if not self.active.size:
+            return np.zeros((0, len(columns)))
+        scaled = self.data.block(self.active, columns) * (self.scales / self.noise)[:, None]
+        return lapack.dtrtrs(self._root, scaled, lower=1)[0]
+
+    def gram(self, columns):
+        G = self.data.block(columns, columns) / self.noise
+        half = self._half(columns)
+        return G - blas.dgemm(1.0, half, half, trans_a=1) if len(half) else G
+
+    def correlations(self, columns, targets):
+        return self._correlations(columns, targets, *self._solved(targets)[::2])
+
+    def _correlations(self, columns: Array, targets: slice | Array, u: Array, e: Array | None) -> Float[Array, "V m"]:
+        data = self.data
+        if e is not None:
+            return data.correlations(e, columns) / self.noise
+        r = data.products[targets][:, columns]
+        if self.active.size:
+            r = r - blas.dgemm(1.0, u * self.scales, data.block(self.active, columns))
+        return r / self.noise
+
     def _weak_columns(self) -> Array:
         return np.flatnonzero(self._weak[self.data.place])
 
     def _weak_traces(self) -> Float[Array, "k"]:
         """tr PK_k of the weak scales."""
-        data, b, columns = self.data, self.noise, self._weak_columns()
-        Q = data.squares[columns] / b
-        if self.active.size:
-            half = data.block(self.active, columns) * (self.scales / b)[:, None]
-            half = lapack.dtrtrs(self._root, half, lower=1)[0]
-            Q = Q - np.einsum("mj,mj->j", half, half)
+        data, columns = self.data, self._weak_columns()
+        half = self._half(columns)
+        Q = data.squares[columns] / self.noise - np.einsum("mj,mj->j", half, half)
         return np.bincount(data.place[columns], Q, data.n_scales)[self._weak]
 
     def _solved(self, targets: slice | Array) -> tuple[Array, Array, Array | None]:
@@ -468,15 +498,10 @@ class Primal(Solver):
 
     def _weak_moments(self, u: Array, e: Array | None, targets: slice | Array) -> Float[Array, "V k"]:
         """yᵀPK_kPy of the weak scales."""
-        data, columns = self.data, self._weak_columns()
-        if e is not None:
-            r = data.correlations(e, columns)
-        else:
-            r = data.products[targets][:, columns]
-            if self.active.size:
-                r = r - blas.dgemm(1.0, u * self.scales, data.block(self.active, columns))
-        out = (r / self.noise) ** 2
-        return np.stack([np.bincount(data.place[columns], row, data.n_scales) for row in out])[:, self._weak]
+        columns = self._weak_columns()
+        squares = self._correlations(columns, targets, u, e) ** 2
+        place = self.data.place[columns]
+        return np.stack([np.bincount(place, row, self.data.n_scales) for row in squares])[:, self._weak]
 
     def weights(self, targets):
         u = self._solved(targets)[0]
@@ -591,6 +616,13 @@ class Dual(Solver):
         parts[-1] = blas.dtrmm(1.0, self._inverse_root, Py, lower=1)
         second = np.einsum("knv,lnv->vkl", parts, parts, optimize=True)
         return Moments(np.einsum("nv,nv->v", h, h), first, second)
+
+    def gram(self, columns):
+        E = self._columns[:, columns]
+        return blas.dgemm(1.0, E, E, trans_a=1)
+
+    def correlations(self, columns, targets):
+        return blas.dgemm(1.0, self._responses(targets), self._columns[:, columns], trans_a=1)
 
     def weights(self, targets):
         r = blas.dgemm(1.0, self._columns, self._responses(targets), trans_a=1)

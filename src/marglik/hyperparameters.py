@@ -56,17 +56,18 @@ class Real(Support):
 
 @dataclass(frozen=True)
 class Positive(Support):
-    """Greater than zero, or zero itself as a limit: φ = log θ."""
+    """Greater than zero, or zero itself as a limit, in units of a natural size: φ = log θ/unit."""
 
+    unit: float = 1.0
     lower = 0.0
     upper = np.inf
 
     def to_unconstrained(self, theta: Array) -> Array:
         with np.errstate(divide="ignore"):
-            return np.log(theta)
+            return np.log(np.asarray(theta, float) / self.unit)
 
     def from_unconstrained(self, phi: Array) -> Array:
-        return np.exp(phi)
+        return self.unit * np.exp(phi)
 
     def derivatives(self, theta: Array) -> tuple[Array, Array]:
         return theta, theta
@@ -193,6 +194,15 @@ class Triangle:
         held = self.held_correlation is not None
         return np.array([np.hypot(*L[1, :2]) if held and e == (1, 1) else L[e] for e in self.entries])
 
+    def given(self, held: Bool[Array, "k"]) -> Bool[Array, "r"]:
+        """Which of the reported are held, from which coordinates are: all; the first scale; a held correlation."""
+        out = np.full(len(self.names), held.all())
+        out[self.order[0]] |= held[0]
+        if self.held_correlation is not None:
+            i, j = self.pairs
+            out[self.size :] |= (np.minimum(i, j) == min(self.order[:2])) & (np.maximum(i, j) == max(self.order[:2]))
+        return out
+
     def settled(self, theta: Float[Array, "k"], natural: Float[Array, "m"]) -> tuple[Array, Array] | None:
         """θ with columns of L that are all but zero put to zero, and which coordinates these are; None without any.
 
@@ -274,7 +284,7 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
 
     def index(self, name: str, *_: object) -> int:
         """Position of a name; raises `UnknownName` with the nearest names."""
-        if name not in self.names:
+        if name not in self.names or self[self.names.index(name)].triangle is not None:
             raise UnknownName(name, self.reported)
         return self.names.index(name)
 
@@ -339,6 +349,15 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
         out = np.zeros((len(limit), len(self.reported)), bool)
         for place, there, _ in self._places[1]:
             out[:, there] = limit[:, place].any(axis=1, keepdims=True)
+        return out
+
+    def given(self, held: Bool[Array, "k"]) -> Bool[Array, "r"]:
+        """Which of the reported are held, from which coordinates are."""
+        (plain, to), parts = self._places
+        out = np.zeros(len(self.reported), bool)
+        out[to] = held[plain]
+        for place, there, triangle in parts:
+            out[there] = triangle.given(held[place])
         return out
 
     def report_jacobian(self, theta: Float[Array, "k"]) -> Float[Array, "r k"]:

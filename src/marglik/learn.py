@@ -71,10 +71,12 @@ class Objective:
         """The evidence alone."""
         return evaluate(self.method, self.model, theta, warm)
 
-    def evaluate(self, theta: Float[Array, "V k"], warm: Any = None) -> tuple[Array, Array, Array | None, Any]:
+    def evaluate(
+        self, theta: Float[Array, "V k"], warm: Any = None, bend: bool = True
+    ) -> tuple[Array, Array, Array | None, Any]:
         """Value (V,), gradient (V, k) and Hessian (V, k, k) or None in θ, and the next warm start."""
         e = self.evidence(theta, warm)
-        value, gradient, hessian = np.asarray(e.log_value), e.gradient, e.hessian
+        value, gradient, hessian = np.asarray(e.log_value), e.gradient, e.hessian if bend else None
         if "mode" in e.checks:
             value = np.full_like(value, -np.inf)
         for name, prior in self.hyperprior.items():
@@ -87,9 +89,11 @@ class Objective:
                 hessian[:, i, i] += second
         return value, gradient, hessian, e.posterior
 
-    def at(self, theta: Array, free: Array, warm: Any) -> tuple[Array, Array, Array, Any]:
-        """Value, gradient and Hessian in φ; zero along coordinates that are not free."""
-        value, gradient, hessian, warm = self.evaluate(theta, warm)
+    def at(self, theta: Array, free: Array, warm: Any, bend: bool = True) -> tuple[Array, Array, Any, Any]:
+        """Value, gradient and Hessian (None without ``bend``) in φ; zero along coordinates that are not free."""
+        value, gradient, hessian, warm = self.evaluate(theta, warm, bend)
+        if not bend:
+            return value, np.where(free, gradient * self.hyperparameters.derivatives(theta)[0], 0), None, warm
         if hessian is None:
             hessian = self._differences(theta, free, warm)
             first, _ = self.hyperparameters.derivatives(theta)
@@ -122,7 +126,7 @@ class Objective:
         s = TINY * self.units[i]
         there = theta.copy()
         there[:, i] = s
-        return self.evaluate(there, warm)[1][:, i] / (2 * s)
+        return self.evaluate(there, warm, bend=False)[1][:, i] / (2 * s)
 
 
 def _masked(H: Array, free: Array) -> Array:
@@ -255,7 +259,7 @@ def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -
     if left.value[0] < optimum.value[0] - 1e-9 * (1 + abs(optimum.value[0])):
         return optimum
     hessian = objective.at(left.theta, left.free | held, left.warm)[2]
-    highest = np.linalg.eigvalsh(-_with_unit_diagonal(-hessian, left.free | held)).max()
+    highest = np.linalg.eigvalsh(_with_unit_diagonal(hessian, left.free | held)).max()
     concave = highest < SADDLE
     return replace(left, limit=left.limit | held, converged=left.converged & concave)
 
@@ -268,7 +272,7 @@ def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "
     """
     names = objective.hyperparameters
     even = np.array([h.even for h in names], bool)
-    endless = np.array([h.triangle is None for h in names], bool)
+    endless = np.array([h.triangle is None or isinstance(h.support, Positive) for h in names], bool)
     asked = np.broadcast_to(free, start.shape).copy()
     theta = start.copy()
     free = asked & ~(even & (theta == 0))
@@ -297,7 +301,8 @@ def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "
             limit, free = limit | asleep, free & ~asleep
             last = _guarded(objective, theta, step, free & converged[:, None], warm, value)
             if last is not None:
-                theta, value, gradient, hessian, warm = last
+                theta, value, gradient, bend, warm = last
+                hessian = hessian if bend is None else bend
                 trace.append(value)
             break
         trial = _moved(objective, theta, np.where(active[:, None] & free, step, 0))
@@ -373,13 +378,14 @@ def _moved(objective: Objective, theta: Array, step: Array) -> Array:
 
 def _guarded(
     objective: Objective, theta: Array, step: Array, free: Array, warm: Any, value: Array
-) -> tuple[Array, Array, Array, Array, Any] | None:
-    """One last Newton step, taken if it changes anything and loses nothing."""
+) -> tuple[Array, Array, Array, Any, Any] | None:
+    """One last Newton step, taken if it changes anything and loses nothing; too short a one leaves the Hessian alone."""
     step = np.where(free, step, 0)
-    if np.abs(step).max(initial=0) < 1e-12:
+    length = np.abs(step).max(initial=0)
+    if length < 1e-12:
         return None
     trial = _moved(objective, theta, step)
-    new = objective.at(trial, free, warm)
+    new = objective.at(trial, free, warm, bend=bool(length > STEP))
     better = new[0] >= value - 1e-12 * (1 + np.abs(value))
     return (trial, *new) if better.all() else None
 

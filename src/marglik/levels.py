@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
     from marglik.priors import RandomEffects, Term
 
+NARROW = 200
+"""Up to this many columns a level, all products of G B are summed at once, and directions read off the sum."""
+KEPT = 1e-3
+"""If less than this share of a column's square lies within levels, that is summed from the rows."""
+SPANNED = 1e-12
+"""A column of which less than this share of the square lies within levels is spanned by theirs."""
 MANY_PAIRS = 40_000_000
 """Beyond this number of pairs of border columns that meet in a level, the border counts as dense."""
 
@@ -58,47 +64,143 @@ class Grouping:
         columns = (self.codes[:, None] * m + np.arange(m)).reshape(-1)
         return sparse.csr_array((self.Z.reshape(-1), columns, np.arange(0, n * m + 1, m)), shape=(n, self.size))
 
+    def transpose_times(self, X: Float[Array, "n c"]) -> Float[Array, "size c"]:
+        """ZᵀX, a column at a time; rows that come level by level are summed as they lie."""
+        codes, m = self.codes, self.Z.shape[1]
+        steps, n_levels = np.diff(codes), self.n_levels
+        starts = np.append(0, np.flatnonzero(steps) + 1) if len(codes) and steps.min(initial=0) >= 0 else None
+        out = np.zeros((n_levels, m, X.shape[1]))
+        buffer = np.empty(len(codes))
+        for i, z in enumerate(self.Z.T):
+            for c, x in enumerate(X.T):
+                np.multiply(z, x, out=buffer)
+                if starts is None:
+                    out[:, i, c] = np.bincount(codes, buffer, n_levels)
+                else:
+                    out[codes[starts], i, c] = np.add.reduceat(buffer, starts)
+        return out.reshape(self.size, -1)
+
+
+class Shrunk(ABC):
+    """G_gB_g, for the G_g of one θ: sums over levels that are made of it."""
+
+    @abstractmethod
+    def between(self) -> Float[Array, "F F"]:
+        """Σ_g B_gᵀA_g⁻G_gB_g."""
+
+    @abstractmethod
+    def along(self, D: Float[Array, "m m"]) -> Float[Array, "F F"]:
+        """Σ_g B_gᵀG_gᵀ D G_gB_g for symmetric D."""
+
+    @abstractmethod
+    def spread(self, Y: Float[Array, "F F"]) -> Float[Array, "q m m"]:
+        """G_gB_g Y B_gᵀG_gᵀ for symmetric Y."""
+
+    @abstractmethod
+    def times(self, v: Float[Array, "F"]) -> Float[Array, "q m"]:
+        """G_gB_g v."""
+
+    @abstractmethod
+    def rows(self, left: Float[Array, "m m"]) -> sparse.csr_array:
+        """left · G_gB_g as a matrix of q m rows."""
+
 
 class Cross(ABC):
     """B: the inner weights' columns times the border's, by level: (q, m, F)."""
 
     @abstractmethod
-    def gather(self, N: Float[Array, "q m m"]) -> Float[Array, "F F"]:
-        """Σ_g B_gᵀ N_g B_g for symmetric N."""
+    def shrunk(self, G: Float[Array, "q m m"]) -> Shrunk:
+        """G_gB_g."""
 
     @abstractmethod
-    def spread(self, Y: Float[Array, "F F"]) -> Float[Array, "q m m"]:
-        """B_g Y B_gᵀ for symmetric Y."""
-
-    @abstractmethod
-    def times(self, v: Float[Array, "F"]) -> Float[Array, "q m"]:
-        """B_g v."""
-
-    @abstractmethod
-    def rows(self, left: Float[Array, "q m m"]) -> sparse.csr_array | Float[Array, "p F"]:
-        """left_g B_g as a matrix of q m rows."""
+    def between(self) -> Float[Array, "F F"]:
+        """Σ_g B_gᵀA_g⁻B_g."""
 
 
 @dataclass(frozen=True, eq=False)
 class DenseCross(Cross):
-    """Every level meets every column of the border."""
+    """Every level meets every column of the border.
+
+    Parameters
+    ----------
+    values : (q, m, F)
+        B.
+    means : (q, m, F)
+        A⁻B.
+    """
 
     values: Float[Array, "q m F"]
+    means: Float[Array, "q m F"]
 
-    def gather(self, N):
+    def shrunk(self, G):
+        return DenseShrunk(self, blockwise(G, self.values))
+
+    def between(self):
+        return _paired(self.means, self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseShrunk(Shrunk):
+    """Kept as an array."""
+
+    cross: DenseCross
+    values: Float[Array, "q m F"]
+
+    def between(self):
+        out = _paired(self.cross.means, self.values)
+        return (out + out.T) / 2
+
+    @property
+    def _flat(self) -> Float[Array, "qm F"]:
+        return self.values.reshape(-1, self.values.shape[2])
+
+    @cached_property
+    def _gram(self) -> Float[Array, "m m F F"]:
+        """Σ_g (GB)_giᵀ(GB)_gj for all rows i and j of a level."""
         q, m, F = self.values.shape
-        NB = _times(N, self.values).reshape(q * m, F)
-        return blas.dgemm(1.0, NB.T, self.values.reshape(q * m, F).T, trans_b=1)
+        flat = self.values.reshape(q, m * F)
+        return (flat.T @ flat).reshape(m, F, m, F).transpose(0, 2, 1, 3)
+
+    def along(self, D):
+        if len(D) * self.values.shape[2] < NARROW:
+            return np.tensordot(D, self._gram, 2)
+        return _paired(blockwise(np.broadcast_to(D, (len(self.values), *D.shape)), self.values), self.values)
 
     def spread(self, Y):
-        BY = self.values @ Y
-        return np.einsum("qmf,qnf->qmn", BY, self.values)
+        moved = product(self._flat, Y).reshape(self.values.shape)
+        products = moved[:, :, None] * self.values[:, None]
+        q, m, F = self.values.shape
+        return (products.reshape(-1, F) @ np.ones(F)).reshape(q, m, m)
 
     def times(self, v):
-        return self.values @ v
+        return (self._flat @ v).reshape(self.values.shape[:2])
 
     def rows(self, left):
-        return _times(left, self.values).reshape(-1, self.values.shape[2])
+        return sparse.csr_array((left @ self.values).reshape(-1, self.values.shape[2]))
+
+
+def _paired(X: Float[Array, "q m F"], Y: Float[Array, "q m F"]) -> Float[Array, "F F"]:
+    """Σ_g X_gᵀY_g."""
+    F = X.shape[2]
+    return product(X.reshape(-1, F).T, Y.reshape(-1, F))
+
+
+def product(X: Array, Y: Array) -> Array:
+    """XY; where it is work, by SciPy's BLAS like all heavy algebra, for two pools would get in each other's way."""
+    if X.size + Y.size < 10_000:
+        return X @ Y
+    return blas.dgemm(1.0, Y.T, X, trans_b=1).T if X.flags.f_contiguous else blas.dgemm(1.0, Y.T, X.T).T
+
+
+def blockwise(X: Float[Array, "q m m"], Y: Float[Array, "q m r"]) -> Float[Array, "q m r"]:
+    """X_gY_g; written out for small blocks, where NumPy's products of stacks are slow."""
+    m = X.shape[2]
+    if m > 3:
+        return X @ Y
+    out = X[:, :, :1] * Y[:, :1]
+    for k in range(1, m):
+        out += X[:, :, k : k + 1] * Y[:, k : k + 1]
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +212,8 @@ class PairedCross(Cross):
     level, column : (K,)
         Where B has entries, sorted by level.
     values : (K, m)
+    inverse : (q, m, m)
+        A⁻.
     n_levels, width : int
         q and F.
     """
@@ -117,75 +221,125 @@ class PairedCross(Cross):
     level: Int[Array, "K"]
     column: Int[Array, "K"]
     values: Float[Array, "K m"]
+    inverse: Float[Array, "q m m"]
     n_levels: int
     width: int
 
     @cached_property
-    def _pairs(self) -> tuple[Array, Array, Array]:
-        """Entries of the same level, the second no later than the first; and their place in the border."""
-        first, second = _pairs_of(self.level, self.n_levels)
-        a, b = self.column[first], self.column[second]
-        return first, second, np.maximum(a, b) * self.width + np.minimum(a, b)
+    def _operator(self) -> PairOperator:
+        return PairOperator.of(self)
 
-    @cached_property
-    def _products(self) -> tuple[Array, Array, Array]:
-        """For a single column: the product of each pair, its level, and how often it counts."""
-        first, second, _ = self._pairs
-        product = self.values[first, 0] * self.values[second, 0]
-        return product, self.level[first], np.where(first == second, product, 2 * product)
+    def gather(self, N: Float[Array, "q m m"]) -> Float[Array, "F F"]:
+        """Σ_g B_gᵀN_gB_g for symmetric N."""
+        F = self.width
+        lower = np.zeros(F * F)
+        lower[self._operator.place] = sum(A.T @ N[:, i, j] for (i, j), A in self._operator.by_entry.items())
+        return _symmetric(lower.reshape(F, F))
 
-    def gather(self, N):
-        first, second, place = self._pairs
-        if self.values.shape[1] == 1:
-            product, level, _ = self._products
-            weights = product * N[level, 0, 0]
-        else:
-            NB = np.einsum("kij,kj->ki", N[self.level], self.values)
-            weights = np.einsum("pi,pi->p", self.values[first], NB[second])
-        lower = np.bincount(place, weights, self.width**2).reshape(self.width, self.width)
-        return lower + np.tril(lower, -1).T
-
-    def spread(self, Y):
-        first, second, place = self._pairs
+    def spread(self, Y: Float[Array, "F F"]) -> Float[Array, "q m m"]:
+        """B_gYB_gᵀ for symmetric Y."""
         m, q = self.values.shape[1], self.n_levels
-        here = Y.reshape(-1)[place]
-        if m == 1:
-            _, level, doubled = self._products
-            return np.bincount(level, doubled * here, q)[:, None, None]
-        out, level = np.empty((q, m, m)), self.level[first]
-        here = np.where(first == second, here / 2, here)
-        for i in range(m):
-            for j in range(i + 1):
-                both = self.values[first, i] * self.values[second, j] + self.values[first, j] * self.values[second, i]
-                out[:, i, j] = out[:, j, i] = np.bincount(level, both * here, q)
+        once = Y.reshape(-1)[self._operator.place]
+        twice = np.where(self._operator.off_diagonal, 2 * once, once)
+        out = np.empty((q, m, m))
+        for (i, j), A in self._operator.by_entry.items():
+            out[:, i, j] = out[:, j, i] = A @ twice if i == j else A @ twice / 2
         return out
 
-    def times(self, v):
+    def times(self, v: Float[Array, "F"]) -> Float[Array, "q m"]:
+        """B_gv."""
         weighted = self.values * v[self.column, None]
         return np.stack([np.bincount(self.level, w, self.n_levels) for w in weighted.T], axis=1)
 
+    def shrunk(self, G):
+        return PairedShrunk(self, G)
+
+    def between(self):
+        return self.gather(self.inverse)
+
+
+@dataclass(frozen=True, eq=False)
+class PairedShrunk(Shrunk):
+    """Through the pairs of B and the blocks of G."""
+
+    cross: PairedCross
+    G: Float[Array, "q m m"]
+
+    def between(self):
+        return self.cross.gather(blockwise(self.cross.inverse, self.G))
+
+    def along(self, D):
+        return self.cross.gather(blockwise(self.G.transpose(0, 2, 1) @ D, self.G))
+
+    def spread(self, Y):
+        return blockwise(blockwise(self.G, self.cross.spread(Y)), self.G.transpose(0, 2, 1))
+
+    def times(self, v):
+        return np.einsum("qij,qj->qi", self.G, self.cross.times(v))
+
     def rows(self, left):
-        m = self.values.shape[1]
-        values = np.einsum("kij,kj->ki", left[self.level], self.values)
-        row = self.level[:, None] * m + np.arange(m)
-        column = np.repeat(self.column, m)
-        shape = (self.n_levels * m, self.width)
-        return sparse.csr_array((values.reshape(-1), (row.reshape(-1), column)), shape=shape)
+        cross, m = self.cross, self.cross.values.shape[1]
+        values = np.einsum("kij,kj->ki", (left @ self.G)[cross.level], cross.values)
+        row = (cross.level[:, None] * m + np.arange(m)).reshape(-1)
+        entries = values.reshape(-1), (row, np.repeat(cross.column, m))
+        return sparse.csr_array(entries, shape=(cross.n_levels * m, cross.width))
 
 
-def _times(N: Float[Array, "q m m"], B: Float[Array, "q m F"]) -> Float[Array, "q m F"]:
-    """N_g B_g."""
-    return N * B if N.shape[1] == 1 else np.einsum("qij,qjf->qif", N, B)
+class PairOperator(NamedTuple):
+    """The lower triangle of Σ_g B_gᵀN_gB_g as a linear function of N, one sparse matrix for each entry of its blocks.
+
+    Parameters
+    ----------
+    place
+        Where the lower triangle has entries, in a flat F × F matrix.
+    off_diagonal
+        Which of these are off the diagonal.
+    by_entry
+        (i, j ≤ i) → matrix with a row for each level and a column for each place.
+    """
+
+    place: Int[Array, "P"]
+    off_diagonal: Array
+    by_entry: dict[tuple[int, int], sparse.csr_array]
+
+    @classmethod
+    def of(cls, cross: PairedCross) -> PairOperator:
+        """By all pairs of columns that meet in a level."""
+        first, second, starts = _pairs_of(cross.level, cross.n_levels)
+        a, b = cross.column[first], cross.column[second]
+        key = np.maximum(a, b) * cross.width + np.minimum(a, b)
+        used = np.zeros(cross.width**2, bool)
+        used[key] = True
+        place = np.flatnonzero(used)
+        number = np.empty(cross.width**2, np.int32)
+        number[place] = np.arange(len(place), dtype=np.int32)
+        column, u, v = number[key], cross.values[first], cross.values[second]
+        shape, out = (cross.n_levels, len(place)), {}
+        for i in range(cross.values.shape[1]):
+            for j in range(i + 1):
+                product = u[:, i] * v[:, i] if i == j else u[:, i] * v[:, j] + u[:, j] * v[:, i]
+                out[i, j] = sparse.csr_array((product, column, starts), shape=shape)
+        return cls(place, place // cross.width != place % cross.width, out)
 
 
-def _pairs_of(level: Int[Array, "K"], n_levels: int) -> tuple[Array, Array]:
-    """All pairs (first, second ≤ first) of entries with the same level."""
-    starts = np.searchsorted(level, np.arange(n_levels))
-    before = np.arange(len(level)) - starts[level]
+def _symmetric(lower: Float[Array, "F F"]) -> Float[Array, "F F"]:
+    """Both triangles, from the lower one with zeros above."""
+    lower.reshape(-1)[:: len(lower) + 1] /= 2
+    return lower + lower.T
+
+
+def _pairs_of(level: Int[Array, "K"], n_levels: int) -> tuple[Array, Array, Array]:
+    """All pairs (first, second ≤ first) of entries with the same level, and where those of each level start."""
+    count = np.bincount(level, minlength=n_levels)
+    before = np.arange(len(level)) - np.repeat(np.cumsum(count) - count, count)
     first = np.repeat(np.arange(len(level)), before + 1)
-    offset = np.cumsum(before + 1) - (before + 1)
-    second = starts[level][first] + np.arange(len(first)) - offset[first]
-    return first, second
+    # second runs from the first entry of the level up to ``first``, for each ``first`` anew
+    jumps = np.ones(len(first), np.int64)
+    runs = np.cumsum(before + 1)
+    jumps[0] = 0
+    jumps[runs[:-1]] = (np.arange(1, len(level)) - before[1:]) - np.arange(len(level) - 1)
+    starts = np.concatenate([[0], np.cumsum(count * (count + 1) // 2)]).astype(np.int32)
+    return first, np.cumsum(jumps), starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +352,8 @@ class LevelSums:
         The grouping factor that is eliminated level by level; None where there is no grouping factor.
     outer
         The others, in the order of the border.
-    blocks, generalised_inverse : (q, m, m)
-        A_g = Z_gᵀZ_g, and A_g⁻.
+    blocks : (q, m, m)
+        A_g = Z_gᵀZ_g.
     cross
         B = ZᵀX for the border's columns, y the last.
     border : (F, F)
@@ -213,7 +367,6 @@ class LevelSums:
     inner: Grouping | None
     outer: tuple[Grouping, ...]
     blocks: Float[Array, "q m m"]
-    generalised_inverse: Float[Array, "q m m"]
     cross: Cross
     border: Float[Array, "F F"]
     within: Float[Array, "F F"]
@@ -232,29 +385,32 @@ def sum_levels(
     dense, flat, y
         The columns of other terms, the flat columns and the response; rows scaled.
     """
-    rest = np.column_stack([dense, flat, y])
+    rest = np.column_stack([dense, flat, y]) if dense.size else np.column_stack([flat, y])
     if not groupings:
         gram = blas.dsyrk(1.0, rest.T, lower=1)
         gram = np.tril(gram) + np.tril(gram, -1).T
-        none = np.zeros((0, 1, 1))
-        return LevelSums(None, (), none, none, DenseCross(np.zeros((0, 1, len(gram)))), gram, gram, dense.shape[1])
+        nothing = np.zeros((0, 1, len(gram)))
+        return LevelSums(None, (), nothing[:, :, :1], DenseCross(nothing, nothing), gram, gram, dense.shape[1])
     inner, *outer = sorted(groupings, key=lambda g: -g.size)
     q, m = inner.n_levels, inner.Z.shape[1]
-    Zt = inner.design.T.tocsr()
-    sums = Zt @ np.column_stack([inner.Z, rest])
-    sums = sums.reshape(q, m, -1)
-    blocks, with_rest = (sums[:, :, :m] + sums[:, :, :m].transpose(0, 2, 1)) / 2, sums[:, :, m:]
+    blocks = inner.transpose_times(inner.Z).reshape(q, m, m)
+    with_rest = inner.transpose_times(rest).reshape(q, m, -1)
     inverse = _generalised_inverse(blocks)
     n_penalised = sum(g.size for g in outer) + dense.shape[1]
-    if not outer:
-        means = _times(inverse, with_rest)
-        left = rest - np.einsum("nm,nmf->nf", inner.Z, means[inner.codes])
-        within = left.T @ left
-        cross: Cross = DenseCross(np.ascontiguousarray(with_rest))
-        return LevelSums(inner, (), blocks, inverse, cross, within + cross.gather(inverse), within, n_penalised)
-    return LevelSums(
-        inner, tuple(outer), blocks, inverse, *_with_outer(inner, outer, rest, with_rest, inverse), n_penalised
-    )
+    if outer:
+        cross, border, within = _with_outer(inner, outer, rest, with_rest, inverse)
+        return LevelSums(inner, tuple(outer), blocks, cross, border, within, n_penalised)
+    alone = DenseCross(with_rest, blockwise(inverse, with_rest))
+    border = product(rest.T, rest)
+    within = border - alone.between()
+    share = within.diagonal() / np.maximum(border.diagonal(), 1e-300)
+    spanned = share < SPANNED
+    within[spanned] = within[:, spanned] = 0.0
+    if (share[~spanned] < KEPT).any():  # a difference would cost digits
+        left = rest - sum(z[:, None] * alone.means[inner.codes, j] for j, z in enumerate(inner.Z.T))
+        within = product(left.T, left)
+        border = within + alone.between()
+    return LevelSums(inner, (), blocks, alone, border, within, n_penalised)
 
 
 def _with_outer(
@@ -269,44 +425,41 @@ def _with_outer(
     border[:size, size:] = S.T @ rest
     border[size:, :size] = border[:size, size:].T
     border[size:, size:] = rest.T @ rest
-    met = sparse.csr_array((np.ones(S.nnz), (np.repeat(inner.codes, np.diff(S.indptr)), S.indices)), shape=(q, size))
-    met.sum_duplicates()
-    meets = np.diff(met.indptr) + rest.shape[1]
+    key = np.repeat(inner.codes.astype(np.int64), np.diff(S.indptr)) * size + S.indices
+    met, entry = np.unique(key, return_inverse=True)
+    level, column = np.divmod(met, size)
+    meets = np.bincount(level, minlength=q) + rest.shape[1]
     if np.sum(meets * (meets + 1) / 2) > MANY_PAIRS:
         values = np.concatenate([(inner.design.T @ S).toarray().reshape(q, m, size), with_rest], axis=2)
-        cross: Cross = DenseCross(values)
+        cross: Cross = DenseCross(values, blockwise(inverse, values))
     else:
-        level = np.repeat(np.arange(q), np.diff(met.indptr))
-        values = np.stack([_by_level(inner, j, S, met) for j in range(m)], axis=1)
-        dense_level = np.repeat(np.arange(q), rest.shape[1])
-        dense_column = np.tile(np.arange(size, width), q)
-        dense_values = with_rest.transpose(0, 2, 1).reshape(-1, m)
-        level, column = np.concatenate([level, dense_level]), np.concatenate([met.indices, dense_column])
-        order = np.argsort(level, kind="stable")
-        cross = PairedCross(level[order], column[order], np.concatenate([values, dense_values])[order], q, width)
-    return cross, border, border - cross.gather(inverse)
-
-
-def _by_level(inner: Grouping, j: int, S: sparse.csr_array, pattern: sparse.csr_array) -> Float[Array, "K"]:
-    """Sums of the j-th inner column times the columns of S, by level, on the pattern's entries."""
-    per_row = np.diff(S.indptr)
-    row, weight = np.repeat(inner.codes, per_row), S.data * np.repeat(inner.Z[:, j], per_row)
-    key = row.astype(np.int64) * S.shape[1] + S.indices
-    there = (
-        np.repeat(np.arange(pattern.shape[0], dtype=np.int64), np.diff(pattern.indptr)) * S.shape[1] + pattern.indices
-    )
-    return np.bincount(np.searchsorted(there, key), weight, len(there))
+        weights = S.data * np.repeat(inner.Z, np.diff(S.indptr), axis=0).T
+        values = np.stack([np.bincount(entry, w, len(met)) for w in weights], axis=1)
+        more = np.tile(np.arange(size, width), q)
+        order = np.argsort(np.concatenate([level, np.repeat(np.arange(q), rest.shape[1])]), kind="stable")
+        values = np.concatenate([values, with_rest.transpose(0, 2, 1).reshape(-1, m)])[order]
+        column = np.concatenate([column, more])[order]
+        cross = PairedCross(np.repeat(np.arange(q), meets), column, values, inverse, q, width)
+    return cross, border, border - cross.between()
 
 
 def _generalised_inverse(A: Float[Array, "q m m"]) -> Float[Array, "q m m"]:
     """A⁻ for positive semidefinite blocks; in directions that a level does not tell, zero."""
-    if A.shape[1] == 1:
+    m = A.shape[1]
+    if m == 1:
         return np.divide(1.0, A, out=np.zeros_like(A), where=A > 0)
     scale = np.sqrt(np.einsum("qmm->qm", A))
     scale = np.where(scale > 0, scale, 1.0)
-    d, U = np.linalg.eigh(A / (scale[:, :, None] * scale[:, None, :]))
-    kept = np.divide(1.0, d, out=np.zeros_like(d), where=d > 1e-12 * A.shape[1])
-    return np.einsum("qik,qk,qjk->qij", U, kept, U) / (scale[:, :, None] * scale[:, None, :])
+    scale = scale[:, :, None] * scale[:, None, :]
+    C = A / scale
+    if m == 2:
+        det = 1 - C[:, 0, 1] ** 2
+        if det.min() > 1e-6 and (A[:, [0, 1], [0, 1]] > 0).all():
+            out = C * np.array([[1.0, -1.0], [-1.0, 1.0]])
+            return out / det[:, None, None] / scale
+    d, U = np.linalg.eigh(C)
+    kept = np.divide(1.0, d, out=np.zeros_like(d), where=d > 1e-12 * m)
+    return np.einsum("qik,qk,qjk->qij", U, kept, U) / scale
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,7 +55,8 @@ def cholesky_inverse(L: Float[Array, "p p"]) -> Float[Array, "p p"]:
     if not L.size:
         return np.zeros_like(L)
     inverse = lapack.dpotri(L, lower=1)[0]
-    return np.tril(inverse) + np.tril(inverse, -1).T
+    inverse.T.reshape(-1)[:: len(L) + 1] /= 2
+    return inverse + inverse.T
 
 
 @dataclass(frozen=True, eq=False)

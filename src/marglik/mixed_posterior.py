@@ -18,7 +18,7 @@ from scipy import sparse
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import cholesky, solve_lower
 from marglik.posterior import TermPosterior
-from marglik.projection import Moments, Projection
+from marglik.projection import Moments, Projection, padded
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -48,25 +48,25 @@ class MixedPosterior(TermPosterior):
         return float(self.at.theta[-1] ** 2)
 
     @cached_property
-    def _inner(self) -> tuple[Array, Array]:
-        """Σ of the inner weights in units of σ², and S."""
-        if self.at.sums.inner is None:
-            return np.zeros((1, 1)), np.zeros((0, 1, 1))
-        L = self.at.factors[0]
-        S = L @ L.T
-        covariance = S @ self.at.shrunk[0]
-        return S, (covariance + covariance.transpose(0, 2, 1)) / 2
+    def _prior(self) -> Float[Array, "m m"]:
+        """Σ of the inner weights, in units of σ²."""
+        L = self.at.factors[0] if self.at.sums.inner is not None else np.zeros((1, 1))
+        return L @ L.T
 
     @cached_property
-    def _effects(self) -> sparse.csr_array | Array:
+    def _inner(self) -> Float[Array, "q m m"]:
+        """S."""
+        S = self._prior @ self.at.shrunk[0]
+        return (S + S.transpose(0, 2, 1)) / 2
+
+    @cached_property
+    def _effects(self) -> sparse.csr_array:
         """E, as a matrix of one row an inner weight."""
-        E = self.at.sums.cross.rows(self._inner[1])
-        return E[:, :-1]
+        return self.at.cross.rows(self._prior)[:, :-1]
 
     @cached_property
     def _inner_mean(self) -> Float[Array, "q m"]:
-        extended = np.append(-self.at.weights, 1.0)
-        return np.einsum("qij,qj->qi", self._inner[1], self.at.sums.cross.times(extended))
+        return self.at.cross.times(np.append(-self.at.weights, 1.0)) @ self._prior
 
     @cached_property
     def _places(self) -> dict[str, tuple[Grouping | None, slice, slice]]:
@@ -121,10 +121,7 @@ class MixedPosterior(TermPosterior):
     @cached_property
     def _inner_covariance(self) -> Float[Array, "q m m"]:
         """S_g + E_gΩE_gᵀ: of the inner levels, whatever the border's weights are."""
-        S = self._inner[1]
-        omega = np.zeros((len(self.at.border),) * 2)
-        omega[:-1, :-1] = self.at.covariance
-        return S + S @ self.at.sums.cross.spread(omega) @ S.transpose(0, 2, 1) if len(S) else S
+        return self._inner + self._prior @ self.at.cross.spread(padded(self.at.covariance)) @ self._prior
 
     @cached_property
     def sd(self):
@@ -153,7 +150,7 @@ class MixedPosterior(TermPosterior):
         inner = np.zeros((n, q, m))
         if q:
             moved = (self._effects @ (border - at.weights[:, None])).T.reshape(n, q, m)
-            d, U = np.linalg.eigh(self._inner[1])
+            d, U = np.linalg.eigh(self._inner)
             root = U * np.sqrt(np.maximum(d, 0))[:, None, :]
             own = np.einsum("qij,nqj->nqi", root, rng.standard_normal((n, q, m)))
             inner = self._inner_mean - moved + sigma * own
@@ -252,8 +249,8 @@ class MixedPosterior(TermPosterior):
                 entries.append((place.start + code * grouping.Z.shape[1] + columns.start, known))
         x = _sparse(entries, n, len(at.weights))
         if inner is not None:
-            variance += np.einsum("nm,nmk,nk->n", z, self._inner[1][codes], z, optimize=True)
-            x = x - _sparse([(codes * m, z)], n, inner.size) @ sparse.csr_array(self._effects)
+            variance += np.einsum("nm,nmk,nk->n", z, self._inner[codes], z, optimize=True)
+            x = x - _sparse([(codes * m, z)], n, inner.size) @ self._effects
         step = max(1, CHUNK // max(1, len(at.weights)))
         for part in (slice(i, i + step) for i in range(0, n, step)):
             variance[part] += x[part].multiply(x[part] @ at.covariance).sum(axis=1)

@@ -20,7 +20,7 @@ from marglik.linalg import Arrow, Levels, Scaling
 from marglik.priors import Prior, Term
 from marglik.rows import InMemory
 from marglik.spectrum import Residuals, Spectrum, reduce
-from marglik.validate import check_design, check_finite, check_response, independent_columns
+from marglik.validate import check_design, check_finite, check_names, check_response, independent_columns
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -81,8 +81,10 @@ class Model(ABC):
 
 
 def _in_units(h: Hyperparameter, size: float) -> Hyperparameter:
-    """A real coordinate in units of the response."""
-    return replace(h, support=Real(h.support.unit * size)) if isinstance(h.support, Real) else h
+    """An entry of a factor in units of the response."""
+    if h.triangle is None:
+        return h
+    return replace(h, support=replace(h.support, unit=h.support.unit * size))  # type: ignore[type-var, attr-defined]
 
 
 def _block_diagonal(blocks: Sequence[Float[Array, "m m"]]) -> Float[Array, "m m"]:
@@ -224,13 +226,20 @@ class LinearModel(Model):
         if sum(term.flat for term in self.prior) > 1:
             raise ValueError("The prior has several flat terms. Put their columns side by side in one Flat term.")
         check_design(self.prior, self.rows)
+        check_names(self._owned)
         check_response(y, self.likelihood.outcomes)
+
+    @cached_property
+    def _owned(self) -> list[tuple[str, Sequence[Hyperparameter]]]:
+        """Hyperparameters by whose they are."""
+        own = self.likelihood.hyperparameters()
+        terms = [(term.label, term.hyperparameters()) for term in self.prior]
+        return [*terms, (f"the {type(self.likelihood).__name__} likelihood", own)]
 
     @cached_property
     def hyperparameters(self) -> Hyperparameters:
         size = self.response_scale
-        own = [_in_units(h, size) for term in self.prior for h in term.hyperparameters()]
-        own += self.likelihood.hyperparameters()
+        own = [_in_units(h, size) for _, some in self._owned for h in some]
         if self.flat_in_theta:
             own += [Hyperparameter(f"basis{i}", Real(), fixed_effect=True) for i in range(self.n_flat)]
         return Hyperparameters(own)
@@ -240,7 +249,10 @@ class LinearModel(Model):
         """Natural size of what terms add to η: the spread of a Gaussian response, 1 for others."""
         if not self.likelihood.gaussian or self.rows.y.ndim == 2:
             return 1.0
-        return float(np.std(self.rows.y)) or 1.0
+        y = self.rows.y
+        mean, square = float(np.mean(y)), float(y @ y) / max(len(y), 1)
+        close = square - mean**2 < 1e-6 * square  # a difference would cost digits
+        return (float(np.std(y)) if close else np.sqrt(square - mean**2)) or 1.0
 
     @cached_property
     def offset(self) -> Float[Array, "n"] | None:

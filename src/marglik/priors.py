@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from marglik.hyperparameters import Hyperparameter, Positive, Real, Triangle
-from marglik.validate import listed
+from marglik.validate import check_effects, listed
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -421,6 +421,12 @@ class RandomEffects(Term):
         if not self.label:
             bar = "|" if self.correlated else "||"
             object.__setattr__(self, "label", f"({' + '.join(self._symbols)} {bar} {self.group})")
+        check_effects(self.codes, len(self.levels), self.Z, self.coefficients, self.label)
+        if self.order is not None and sorted(self.order) != list(range(len(self.coefficients))):
+            raise ValueError(
+                f"order must put the {len(self.coefficients)} coefficients of {self.label!r} in an order, but is "
+                f"{self.order}."
+            )
 
     @property
     def _symbols(self) -> list[str]:
@@ -474,15 +480,17 @@ class RandomEffects(Term):
 
     @cached_property
     def _natural(self) -> Float[Array, "m"]:
-        return 1 / np.sqrt((self.columns**2).mean(axis=0))
+        return 1 / np.sqrt(np.array([z @ z for z in self.columns.T]) / len(self.columns))
 
     def hyperparameters(self):
         if self.triangle is None:
             return tuple(Hyperparameter(name, Positive(), even=True) for name in self.reported_names)
         unit = self._natural[list(self.triangle.order)]
+        lengths = () if self.held_correlation is None else ((0, 0), (1, 1))  # with a sign, ρ would be ±ρ
+        supports = ((Positive if e in lengths else Real)(float(unit[e[0]])) for e in self.triangle.entries)
         return tuple(
-            Hyperparameter(f"factor({i + 1}, {j + 1} | {self.group})", Real(float(unit[i])), triangle=self.triangle)
-            for i, j in self.triangle.entries
+            Hyperparameter(f"factor({i + 1}, {j + 1} | {self.group})", support, triangle=self.triangle)
+            for (i, j), support in zip(self.triangle.entries, supports, strict=True)
         )
 
     def factor(self, theta):

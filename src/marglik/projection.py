@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import blas
 
+from marglik.levels import blockwise, product
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import NotPositiveDefinite, cholesky, cholesky_inverse, solve_lower
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.levels import Component, LevelSums
+    from marglik.levels import Component, LevelSums, Shrunk
     from marglik.model import LinearModel
 
 NEAR_SINGULAR = 1e-6
@@ -91,23 +91,34 @@ class Projection:
         return _inverse(self.sums.blocks, L @ L.T)
 
     @cached_property
+    def cross(self) -> Shrunk:
+        """GB."""
+        return self.sums.cross.shrunk(self.shrunk[0])
+
+    @cached_property
     def border(self) -> Float[Array, "F F"]:
         """XᵀP₀X, y the last column."""
         if self.sums.inner is None:
             return self.sums.border
-        return self.sums.within + self.sums.cross.gather(self.sums.generalised_inverse @ self.shrunk[0])
+        return self.sums.within + self.cross.between()
 
     def times_factor(self, X: Float[Array, "F *r"], transposed: bool = False) -> Float[Array, "F *r"]:
         """The border's factor (or its transpose) times the rows of X; rows beyond the penalised ones are kept."""
-        out = X.copy()
+        out = X * (self._scale if X.ndim == 1 else self._scale[:, None])
         for i, c in self.outer:
-            L = self.factors[i]
-            if c.m == 1:
-                out[c.place[:, 0]] *= L[0, 0]  # type: ignore[index]
-            else:
-                rows = X[c.place]  # type: ignore[index]
-                out[c.place] = np.einsum("ji,qj...->qi..." if transposed else "ij,qj...->qi...", L, rows)  # type: ignore[index]
+            if c.m > 1:
+                L, rows = self.factors[i], X[c.place]
+                out[c.place] = np.einsum("ji,qj...->qi..." if transposed else "ij,qj...->qi...", L, rows)
         return out
+
+    @cached_property
+    def _scale(self) -> Float[Array, "f"]:
+        """The border's factor where it is diagonal, 1 elsewhere."""
+        scale = np.ones(len(self.border) - 1)
+        for i, c in self.outer:
+            if c.m == 1:
+                scale[c.place] = self.factors[i][0, 0]  # type: ignore[index]
+        return scale
 
     @cached_property
     def _scaled(self) -> Float[Array, "F F"]:
@@ -181,49 +192,77 @@ class Projection:
 
 
 class Products:
-    """r, Q and Ψ = I − ΩXᵀP₀X on the border, without cancellation wherever a component has something to say."""
+    """Q = ZᵀPZ and Ψ = I − ΩXᵀP₀X on the border.
+
+    Where a component's columns have something to say about its weights, from H⁻¹ and the component's factor:
+    Q = Λ⁻ᵀ(I − H⁻¹)Λ⁻¹ and Ψ = ΛH⁻¹Λ⁻¹, without cancellation for scales of any size. Where they have not (a scale of
+    zero), from the products XᵀP₀X themselves.
+    """
 
     def __init__(self, at: Projection, inverse: Float[Array, "F F"]):
         p, gram = at.sums.n_penalised, at.border[:-1, :-1]
-        F = len(gram)
-        regular = np.zeros(p, bool)
+        self.at, self.inverse = at, inverse
+        regular, scale = np.zeros(p, bool), np.ones(p)
         for i, c in at.outer:
-            L = at.factors[i]
-            told = np.einsum("qii->i", gram[c.place[:, :, None], c.place[:, None]]) / c.q  # type: ignore[index]
-            least = (
-                np.linalg.svd(np.sqrt(told)[:, None] * L, compute_uv=False)[-1]
-                if c.m > 1
-                else np.sqrt(told[0]) * abs(L[0, 0])
-            )
-            regular[c.place] = least**2 > NEAR_SINGULAR  # type: ignore[index]
-        singular = np.flatnonzero(~regular)
-        self.psi = np.zeros((F, p))
-        self.Q = np.zeros((p, p))
-        full = at.times_factor(inverse)  # Λ H⁻¹
-        for i, c in at.outer:
-            if not regular[c.place[0, 0]]:  # type: ignore[index]
-                continue
+            if _told(gram, c, at.factors[i]) > NEAR_SINGULAR:
+                regular[c.place] = True  # type: ignore[index]
+                scale[c.place] = 1 / at.factors[i][0, 0] if c.m == 1 else 1.0  # type: ignore[index]
+        self.scale = scale
+        self.blocks = [(i, c) for i, c in at.outer if c.m > 1 and regular[c.place[0, 0]]]  # type: ignore[index]
+        self.singular = np.flatnonzero(~regular)
+
+    def over_factor(self, X: Float[Array, "r p"]) -> Float[Array, "r p"]:
+        """X Λ⁻¹ on the columns of components that are not singular."""
+        out = X * self.scale
+        for i, c in self.blocks:
             columns = c.place.reshape(-1)  # type: ignore[union-attr]
-            self.psi[:, columns] = _right_inverse(full[:, columns], at.factors[i])
-            one_less = -inverse[:p, columns]
-            one_less[columns, np.arange(len(columns))] += 1
-            self.Q[:, columns] = _right_inverse(one_less, at.factors[i])
-        for i, c in at.outer:
-            rows = c.place.reshape(-1)  # type: ignore[union-attr]
-            if regular[rows[0]]:
-                self.Q[rows] = _right_inverse(self.Q[rows].T, at.factors[i]).T
-        if len(singular):
-            scaled = at.times_factor(gram, transposed=True)[:, singular]  # Λᵀ XᵀP₀X
-            UT = inverse @ scaled
-            others = np.flatnonzero(regular)
-            self.psi[:, singular] = -at.times_factor(UT)
-            self.psi[singular, singular] += 1
-            self.Q[np.ix_(singular, singular)] = gram[np.ix_(singular, singular)] - scaled.T @ UT
-            for i, c in at.outer:
-                columns = c.place.reshape(-1)  # type: ignore[union-attr]
-                if regular[columns[0]]:
-                    self.Q[np.ix_(singular, columns)] = _right_inverse(UT[columns].T, at.factors[i])
-            self.Q[np.ix_(others, singular)] = self.Q[np.ix_(singular, others)].T
+            out[:, columns] = _right_inverse(X[:, columns], self.at.factors[i])
+        return out
+
+    @cached_property
+    def _turned(self) -> tuple[Array, Array]:
+        """ΛᵀXᵀP₀X on the columns of singular components, and H⁻¹ times that."""
+        scaled = self.at.times_factor(self.at.border[:-1, :-1], transposed=True)[:, self.singular]
+        return scaled, self.inverse @ scaled
+
+    @cached_property
+    def Q(self) -> Float[Array, "p p"]:
+        """ZᵀPZ for the penalised columns of the border."""
+        p = len(self.scale)
+        one_less = -self.inverse[:p, :p]
+        one_less.reshape(-1)[:: p + 1] += 1
+        out = self.over_factor(self.over_factor(one_less).T)
+        if len(self.singular):
+            scaled, turned = self._turned
+            here = np.ix_(self.singular, self.singular)
+            out[self.singular] = self.over_factor(turned[:p].T)
+            out[here] = self.at.border[here] - scaled.T @ turned
+            out[:, self.singular] = out[self.singular].T
+        return out
+
+    @cached_property
+    def psi(self) -> Float[Array, "F p"]:
+        """Ψ."""
+        out = self.over_factor(self.at.times_factor(self.inverse)[:, : len(self.scale)])
+        if len(self.singular):
+            out[:, self.singular] = -self.at.times_factor(self._turned[1])
+            out[self.singular, self.singular] += 1
+        return out
+
+    def through_psi(self, v: Float[Array, "k F"], x: Float[Array, "p l"]) -> Float[Array, "k l"]:
+        """v Ψ x."""
+        if len(self.singular):
+            return v @ self.psi @ x
+        p = len(self.scale)
+        return self.over_factor((self.at.times_factor(v.T, transposed=True).T @ self.inverse)[:, :p]) @ x
+
+
+def _told(gram: Float[Array, "F F"], c: Component, L: Float[Array, "m m"]) -> float:
+    """What the columns of a component have to say about its weights, along the direction that they tell least of."""
+    told = np.einsum("qii->i", gram[c.place[:, :, None], c.place[:, None]]) / c.q  # type: ignore[index]
+    if c.m == 1:
+        return float(told[0] * L[0, 0] ** 2)
+    return float(np.linalg.svd(np.sqrt(told)[:, None] * L, compute_uv=False)[-1] ** 2)
 
 
 def _right_inverse(X: Float[Array, "r c"], L: Float[Array, "m m"]) -> Float[Array, "r c"]:
@@ -253,7 +292,8 @@ class Moments:
         object.__setattr__(self, "sizes", [len(d) for d in self.directions])
 
     @cached_property
-    def _places(self) -> list[slice]:
+    def places(self) -> list[slice]:
+        """Of each component's directions."""
         ends = np.cumsum([0, *self.sizes])
         return [slice(a, b) for a, b in pairwise(ends)]
 
@@ -277,17 +317,14 @@ class Moments:
         """r = ZᵀPy of each component."""
         at, v = self.at, self._extended
         left = at.border[:-1] @ v
-        out = [] if at.sums.inner is None else [np.einsum("qij,qj->qi", at.shrunk[0], at.sums.cross.times(v))]
+        out = [] if at.sums.inner is None else [at.cross.times(v)]
         return out + [left[c.place] for _, c in at.outer]
 
     @cached_property
     def _inner(self) -> tuple[Array, Array]:
         """GA and G BΩBᵀ Gᵀ of the inner levels: Q_gg is their difference."""
-        at, G = self.at, self.at.shrunk[0]
-        omega = np.zeros((len(at.border),) * 2)
-        omega[:-1, :-1] = self._omega
-        W = at.sums.cross.spread(omega)
-        return G @ at.sums.blocks, G @ W @ G.transpose(0, 2, 1)
+        at = self.at
+        return blockwise(at.shrunk[0], at.sums.blocks), at.cross.spread(padded(self._omega))
 
     @cached_property
     def _omega(self) -> Float[Array, "F F"]:
@@ -299,8 +336,7 @@ class Moments:
     @cached_property
     def _along(self) -> list[Float[Array, "F F"]]:
         """T_k = Σ_g B_gᵀG_gᵀΣ̇_kG_gB_g for the inner component's directions, y the last column."""
-        G = self.at.shrunk[0]
-        return [self.at.sums.cross.gather(G.transpose(0, 2, 1) @ D @ G) for D in self.directions[0]]
+        return [self.at.cross.along(D) for D in self.directions[0]]
 
     @cached_property
     def totals(self) -> list[tuple[Float[Array, "m m"], Float[Array, "m m"]]]:
@@ -334,7 +370,7 @@ class Moments:
         x = np.zeros((p, k))  # Σ̇_k r on the border
         moved: dict[int, list[Array]] = {}  # Q[:, c] Σ̇_k
         for i, c in outer:
-            columns, place = c.place.reshape(-1), self._places[i]  # type: ignore[union-attr]
+            columns, place = c.place.reshape(-1), self.places[i]  # type: ignore[union-attr]
             x[columns, place] = np.einsum("kij,qj->qik", self.directions[i], self.scores[i]).reshape(len(columns), -1)
             moved[i] = [_right(self.products.Q[:, columns], D) for D in self.directions[i]]
         q += x.T @ (self.joint.Q @ x)
@@ -343,46 +379,66 @@ class Moments:
                 if j > i:
                     continue
                 a, b = c.place.reshape(-1), d.place.reshape(-1)  # type: ignore[union-attr]
-                for s, Y in zip(range(*self._places[i].indices(k)), moved[i], strict=True):
-                    for t, X in zip(range(*self._places[j].indices(k)), moved[j], strict=True):
+                for s, Y in zip(range(*self.places[i].indices(k)), moved[i], strict=True):
+                    for t, X in zip(range(*self.places[j].indices(k)), moved[j], strict=True):
                         K[s, t] = K[t, s] = np.vdot(Y[b], X[a].T)
         if self.at.sums.inner is not None:
             self._add_inner(q, K, x)
         return q, K
 
     def _add_inner(self, q: Array, K: Array, x: Array) -> None:
-        place, D, r = self._places[0], self.directions[0], self.scores[0]
+        place, D, r = self.places[0], self.directions[0], self.scores[0]
         (A, W), at = self._inner, self.at
         n = len(D)
-        Dr = np.einsum("kij,qj->kqi", D, r)
         moved = np.array([T @ self._extended for T in self._along])[:, :-1]  # Σ_g B_gᵀG_gᵀΣ̇_kr_g
-        q[place, place] = np.einsum("kqi,qij,lqj->kl", Dr, A, Dr, optimize=True) - moved @ at.covariance @ moved.T
-        q[place] += moved @ self.joint.psi @ x
+        rr = _flat(r[:, :, None] * r[:, None]).T @ _flat(A)  # Σ_g r_a r_b A_ij
+        rAr = np.einsum("kia,ljb,abij->kl", D, D, rr.reshape((r.shape[1],) * 4))
+        q[place, place] = rAr - moved @ at.covariance @ moved.T
+        q[place] += self.joint.through_psi(moved, x)
         q[:, place] = q[place].T
 
         def traces(X: Array, Y: Array) -> Array:
-            both = np.tensordot(X, Y, ((0,), (0,)))  # Σ_g X_ij Y_kl
-            return np.einsum("aij,bkl,lijk->ab", D, D, both, optimize=True)
+            both = (_flat(X).T @ _flat(Y)).reshape((X.shape[1],) * 4)  # Σ_g X_ij Y_kl
+            return np.einsum("aij,bkl,lijk->ab", D, D, both)
 
         AW = traces(A, W)
-        turned = [_product(self._omega, T[:-1, :-1]) for T in self._along]
+        turned = [product(self._omega, T[:-1, :-1]) for T in self._along]  # Ω T_k
         TT = np.array([[np.vdot(turned[a], turned[b].T) for b in range(n)] for a in range(n)])
         K[place, place] = traces(A, A) - AW - AW.T + TT
         if not at.outer:
             return
-        psi = self.products.psi
-        for a, T in enumerate(self._along):
-            TP = _product(T[:-1, :-1], psi)
+        for a, (T, OT) in enumerate(zip(self._along, turned, strict=True)):
             for i, c in at.outer:
-                columns = c.place.reshape(-1)  # type: ignore[union-attr]
-                for s, E in zip(range(*self._places[i].indices(len(K))), self.directions[i], strict=True):
-                    value = np.vdot(_right(psi[:, columns], E), TP[:, columns])
-                    K[place.start + a, s] = K[s, place.start + a] = value
+                met = self._met(i, c, T[:-1, :-1], OT)
+                for s, E in zip(range(*self.places[i].indices(len(K))), self.directions[i], strict=True):
+                    K[place.start + a, s] = K[s, place.start + a] = np.vdot(met, E)
+
+    def _met(self, i: int, c: Component, T: Float[Array, "F F"], OT: Float[Array, "F F"]) -> Float[Array, "m m"]:
+        """The blocks of ΨᵀTΨ that belong to a component of the border, summed."""
+        columns = c.place.reshape(-1)  # type: ignore[union-attr]
+        regular = not len(self.products.singular)
+        left = self._omega[:, columns] if regular else self.products.psi[:, columns]
+        right = OT[columns].T if regular else T @ left
+        if c.m == 1:
+            blocks = np.array([[np.vdot(left, right)]])
+        else:
+            shape = (len(left), -1, c.m)
+            blocks = np.einsum("fqi,fqj->ij", left.reshape(shape), right.reshape(shape), optimize=True)
+        if not regular:
+            return blocks
+        L = self.at.factors[i]  # Ψ = Ω Σ⁻¹
+        return np.linalg.solve(L @ L.T, np.linalg.solve(L @ L.T, blocks.T).T)
 
 
-def _product(X: Array, Y: Array) -> Array:
-    """XY, by SciPy's BLAS like all heavy algebra."""
-    return blas.dgemm(1.0, Y.T, X.T).T if len(X) > 64 else X @ Y
+def padded(omega: Float[Array, "f f"]) -> Float[Array, "F F"]:
+    """With a row and a column of zeros for y."""
+    out = np.zeros((len(omega) + 1,) * 2)
+    out[:-1, :-1] = omega
+    return out
+
+
+def _flat(X: Float[Array, "q m m"]) -> Float[Array, "q mm"]:
+    return X.reshape(len(X), -1)
 
 
 def _right(X: Float[Array, "r c"], D: Float[Array, "m m"]) -> Float[Array, "r c"]:

@@ -25,7 +25,7 @@ from marglik.interfaces import formula
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
 from marglik.posterior import Gaussian
-from marglik.priors import Prior, Term
+from marglik.priors import Prior, RandomEffects, Term
 from marglik.rows import InMemory
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def _described(fit: Fit, model: LinearModel, arrays: dict[str, Array]) -> dict[s
     if isinstance(fit.source, formula.FormulaSource):
         settings, columns = fit.source.recipe()
         arrays |= {f"data.{name}": values for name, values in columns.items()}
-        return {"kind": "formula", "formula": settings, **page}
+        held = {t.label: [t.order, t.held_correlation] for t in model.prior if isinstance(t, RandomEffects) and t.order}
+        return {"kind": "formula", "formula": settings, "held": held, **page}
     if fit.source is not None or not isinstance(model.rows, InMemory):
         raise Unsupported("This fit's data are not in memory, so they cannot be saved with it. Save its tables.")
     terms = [pack(term, f"term{i}", arrays) for i, term in enumerate(model.prior)]
@@ -300,6 +301,10 @@ def _fit(page: Mapping[str, Any], arrays: Callable[[str], Array]) -> Fit:
         model, source, _ = formula.build(
             settings["formula"], frame, likelihood, reml=page["reml"], weights=settings["weights"]
         )
+        for term in model.prior:
+            if isinstance(term, RandomEffects) and term.label in page.get("held", {}):
+                order, rho = page["held"][term.label]
+                model = model.with_term(term, replace(term, order=tuple(order), held_correlation=rho))
         kept = {k: v for k, v in settings.items() if k not in {"formula", "columns", "kinds"}}
         source = replace(source, settings=kept)
     else:

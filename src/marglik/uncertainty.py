@@ -60,7 +60,6 @@ def _reported(
     covariance = learn.covariance(optimum) * slope[:, :, None] * slope[:, None, :]
     inside = np.setdiff1d(np.arange(len(names.reported)), there)
     correlation = np.array([name.startswith("cor(") for name in names.reported])
-    singular = names.singular(optimum.limit)
     for v in range(len(theta)):
         J = names.report_jacobian(theta[v])[inside]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -68,7 +67,7 @@ def _reported(
             x, r = values[v, inside], correlation[inside]
             low = np.where(r, np.tanh(np.arctanh(x) - z * se / (1 - x**2)), x * np.exp(-z * se / x))
             high = np.where(r, np.tanh(np.arctanh(x) + z * se / (1 - x**2)), x * np.exp(z * se / x))
-        given = (se == 0) & ~singular[v, inside]
+        given = names.given(~optimum.free[v] & ~optimum.limit[v])[inside]
         end = (np.abs(x) == 1) & r | (x == 0) & ~r | np.isnan(x)
         out["se"][v, inside] = np.where(end | given, np.nan, se)
         out["lower"][v, inside] = np.where(given | (end & (x != 1)), x, np.where(end, np.nan, low))

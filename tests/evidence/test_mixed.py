@@ -40,8 +40,8 @@ def check(model, theta, exact=False, units=None, rtol=1e-9):
 # The truth itself.
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("structure", ["three correlated", "everything", "crossed slopes", "no fixed effects"])
+@pytest.mark.parametrize("option", ["reml", "ml with weights and offset"])
+@pytest.mark.parametrize("structure", ["three correlated", "everything", "no fixed effects"])
 def test_truth_is_the_density_of_error_contrasts(structure, option):
     """Or of y at the generalised least squares fit; in floats and in decimals; its derivatives are differences."""
     model = problem(structure, option)
@@ -96,9 +96,9 @@ def test_value_and_derivatives(structure, option):
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_contract(structure):
-    for option in ("reml", "ml with weights and offset"):
-        model = problem(structure, option)
-        check_evidence(Exact(), model, somewhere(model, 3))
+    option = OPTIONS[list(STRUCTURES).index(structure) % 4]
+    model = problem(structure, option)
+    check_evidence(Exact(), model, somewhere(model, 3))
 
 
 SINGULAR = {

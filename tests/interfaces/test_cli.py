@@ -283,10 +283,13 @@ def test_a_defect_keeps_its_traceback(defect, monkeypatch):
     assert run("fit", SLEEP, FORMULA).exception is defect
 
 
+UNBALANCED = "Reaction ~ Days + (1 | Subject) + ridge(I(Days**2), I(Days**3))"  # more than one step from its start
+
+
 def test_an_unconverged_fit_is_printed_and_has_its_own_status(monkeypatch):
     monkeypatch.setattr("marglik.learn.MAX_STEPS", 1)
     for more in ((), ("--json",)):
-        done = run("fit", SLEEP, FORMULA, *more)
+        done = run("fit", SLEEP, UNBALANCED, *more)
         assert done.exit_code == 3
         assert done.stderr == (
             "marglik: Learning did not converge in 1 steps, so do not trust these numbers; rescale columns of very "

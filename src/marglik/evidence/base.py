@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -28,10 +29,10 @@ class Evidence:
     ----------
     log_value
         log p(y|θ), every constant kept.
-    gradient
-        Its derivative in θ.
-    hessian
-        Its second derivative in θ, where the method has it.
+    slope
+        Its derivative in θ, or a function that computes it; read as ``gradient``.
+    curvature
+        Its second derivative where the method has it, or a function that computes it; read as ``hessian``.
     std_error
         Monte Carlo standard error of ``log_value``; zero for methods that draw nothing.
     posterior
@@ -41,11 +42,21 @@ class Evidence:
     """
 
     log_value: Float[Array, "*V"] | float
-    gradient: Float[Array, "*V k"]
-    hessian: Float[Array, "*V k k"] | None = None
+    slope: Float[Array, "*V k"] | Callable[[], Float[Array, "*V k"]]
+    curvature: Float[Array, "*V k k"] | Callable[[], Float[Array, "*V k k"]] | None = None
     std_error: float = 0.0
     posterior: Any = None
     checks: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def gradient(self) -> Float[Array, "*V k"]:
+        """Derivative in θ."""
+        return self.slope() if callable(self.slope) else self.slope
+
+    @cached_property
+    def hessian(self) -> Float[Array, "*V k k"] | None:
+        """Second derivative in θ; None where the method has none."""
+        return self.curvature() if callable(self.curvature) else self.curvature
 
 
 class EvidenceMethod(ABC):
@@ -96,5 +107,5 @@ def evaluate(method: EvidenceMethod, model: Model, theta: Float[Array, "V k"], s
     if method.batched(model):
         return method(model, theta)
     e = method(model, theta[0], start)
-    hessian = None if e.hessian is None else e.hessian[None]
-    return replace(e, log_value=np.atleast_1d(e.log_value), gradient=e.gradient[None], hessian=hessian)
+    curvature = None if e.curvature is None else lambda: np.asarray(e.hessian)[None]
+    return replace(e, log_value=np.atleast_1d(e.log_value), slope=lambda: e.gradient[None], curvature=curvature)

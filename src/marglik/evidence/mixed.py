@@ -24,6 +24,7 @@ Softw. 67(1), §3. Rao (1971), J. Multivariate Anal. 1, 257 (MINQUE, for the sta
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,40 +55,66 @@ def evidence(model: LinearModel, theta: Float[Array, "k"]) -> Evidence:
     if not np.isfinite(at.log_value):
         nothing = np.full(len(theta), np.nan)
         return Evidence(-np.inf, nothing, np.full((len(theta),) * 2, np.nan), posterior=at)
-    moments = Moments(at, [_tangents(c, L) for c, L in zip(parts, at.factors, strict=True)])
-    sigma = theta[-1]
-    phi = at.quadratic / sigma**2
-    (p, t), (q, K) = moments.first, moments.second
+    derivatives = _Derivatives(at)
+    return Evidence(at.log_value, lambda: derivatives.gradient, lambda: derivatives.hessian, posterior=at)
+
+
+class _Derivatives:
+    """In θ, each computed when asked for."""
+
+    def __init__(self, at: Projection):
+        self.at = at
+        tangents = [_tangents(c, L) for c, L in zip(at.model.components, at.factors, strict=True)]
+        self.moments = Moments(at, tangents)
+
+    @cached_property
+    def coordinates(self) -> Array:
+        """Position in θ of each coordinate of the components; −1 where it is not learned."""
+        return np.concatenate([np.zeros(0, int), *(c.coordinates for c in self.at.model.components)])
+
+    @cached_property
+    def _first(self) -> tuple[Array, Array, Array]:
+        """Along the components: their values, ∂ℓ, and ∂φ for φ = yᵀPy/σ²; in the units of y, the noise held."""
+        sigma, (p, t) = self.at.theta[-1], self.moments.first
+        values = np.append(self.at.theta, 1.0)[self.coordinates]
+        return values, (p / sigma**2 - t) / 2 / sigma, -p / sigma**3
+
+    @cached_property
+    def gradient(self) -> Float[Array, "k"]:
+        """ℓ depends on the scale of (θ, σ) through −ν log c − φ/2c² alone (Euler): this gives the noise's slope."""
+        values, slope, _ = self._first
+        theta, kept = self.at.theta, self.coordinates >= 0
+        phi = self.at.quadratic / theta[-1] ** 2
+        out = np.zeros(len(theta))
+        out[self.coordinates[kept]] = slope[kept]
+        out[-1] = (phi - self.at.freedom - values @ slope) / theta[-1]
+        return out
+
+    @cached_property
+    def hessian(self) -> Float[Array, "k k"]:
+        """And its row, by the same relation."""
+        values, slope, slope_phi = self._first
+        theta, kept = self.at.theta, self.coordinates >= 0
+        sigma, there = theta[-1], self.coordinates[kept]
+        H = _curvature(self.moments, sigma)
+        row = (slope_phi - slope - H @ values) / sigma
+        corner = (-2 * self.at.quadratic / sigma**2 - values @ slope_phi) / sigma
+        out = np.zeros((len(theta), len(theta)))
+        out[np.ix_(there, there)] = H[np.ix_(kept, kept)]
+        out[-1, there] = out[there, -1] = row[kept]
+        out[-1, -1] = (corner - self.gradient[-1] - values @ row) / sigma
+        return out
+
+
+def _curvature(moments: Moments, sigma: float) -> Float[Array, "k k"]:
+    """Second derivatives of ℓ along θ in the units of y, in the order of the components."""
+    q, K = moments.second
     bend_p, bend_t = np.zeros_like(q), np.zeros_like(K)
-    for c, place, (R, Q) in zip(parts, moments._places, moments.totals, strict=True):
+    for c, place, (R, Q) in zip(moments.at.model.components, moments.places, moments.totals, strict=True):
         # Σ̈_kl = T_kT_lᵀ + T_lT_kᵀ
         for out, X in ((bend_p, R), (bend_t, Q)):
-            out[place, place] = 2 * np.einsum("kij,lhj,ih->kl", c.templates, c.templates, X, optimize=True)
-    # Along θ in the units of y, with the noise held: one factor 1/σ a derivative.
-    slope = (p / sigma**2 - t) / 2 / sigma
-    H = -((2 * q - bend_p) / sigma**2 + bend_t - K) / 2 / sigma**2
-    # ℓ depends on the scale of (θ, σ) through −ν log c − φ/2c² alone (Euler): this gives the noise's slope and row.
-    coordinates = np.concatenate([c.coordinates for c in parts]) if parts else np.zeros(0, int)
-    values = np.append(theta, 1.0)[coordinates]
-    of_noise = (phi - at.freedom - values @ slope) / sigma
-    slope_phi = -p / sigma**3
-    row = (slope_phi - slope - H @ values) / sigma
-    corner = ((-2 * phi - values @ slope_phi) / sigma - of_noise - values @ row) / sigma
-    return Evidence(at.log_value, *_in_order(len(theta), coordinates, slope, H, of_noise, row, corner), posterior=at)
-
-
-def _in_order(
-    k: int, coordinates: Array, slope: Array, H: Array, of_noise: float, row: Array, corner: float
-) -> tuple[Float[Array, "k"], Float[Array, "k k"]]:
-    """From the order of components to that of θ; coordinates that are not learned drop out."""
-    kept = np.flatnonzero(coordinates >= 0)
-    there = coordinates[kept]
-    gradient, hessian = np.zeros(k), np.zeros((k, k))
-    gradient[there], gradient[-1] = slope[kept], of_noise
-    hessian[np.ix_(there, there)] = H[np.ix_(kept, kept)]
-    hessian[-1, there] = hessian[there, -1] = row[kept]
-    hessian[-1, -1] = corner
-    return gradient, hessian
+            out[place, place] = 2 * np.einsum("kij,lhj,ih->kl", c.templates, c.templates, X)
+    return -((2 * q - bend_p) / sigma**2 + bend_t - K) / 2 / sigma**2
 
 
 def starts(model: LinearModel, theta: Float[Array, "k"], free: Array) -> Float[Array, "1 k"]:
@@ -103,6 +130,8 @@ def starts(model: LinearModel, theta: Float[Array, "k"], free: Array) -> Float[A
     if not free.any():
         return natural[None]
     estimate = np.where(free, _minque(at), natural)
+    positive = np.array([h.support.lower == 0 for h in model.hyperparameters])
+    estimate = np.where(positive, np.maximum(np.abs(estimate), LEAST * natural), estimate)
     return (estimate if Projection.at(model, estimate).log_value > at.log_value else natural)[None]
 
 

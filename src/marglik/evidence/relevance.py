@@ -10,7 +10,9 @@ t = γS/(1 + γS) from 0 to 1, q falls to q(1 − ρt) and log|V| grows by −lo
 
     t = (Nρ − 1)/(ρ(N − 1)) where Nρ > 1, else 0        or        t = 1 − b/(qρ) where qρ > b, else 0
 
-Many columns end at exactly zero. Several local maxima come from pairs of columns that resemble each other.
+Columns are added greedily, all are climbed by Newton's method in log γ, and those whose best is zero leave. Where two
+columns resemble each other there may be other local maxima: their pair is tried at those. With as many columns as rows
+there are also those without noise; see `marglik.evidence.noiseless`.
 
 References
 ----------
@@ -27,21 +29,39 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.linalg import blas, lapack
 
+from marglik.evidence import noiseless
+
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from numpy import ndarray as Array
 
     from marglik.gram import Gram
 
-RADIUS = 2.0
-"""First trust radius, in logarithms of ratios."""
-FARTHEST = 8.0
-DONE = 1e-11
-"""Nats that Newton's step still promises when a climb ends."""
-ROUGH = 1e-2
+RADIUS, FARTHEST = 2.0, 8.0
+"""First trust radius, and the largest, in logarithms of ratios."""
+MAX_STEPS = 300
+DONE, ROUGH = 1e-11, 0.1
+"""Nats that Newton's step still promises when a climb ends, the last one or one on the way."""
+LEAST = 1e-6
+"""Nats by which one maximum must be better than another."""
 CLOSE = 1e-6
 """Below this share of |y|², what the columns leave is computed from the rows: a difference would cost digits."""
+NO_NOISE = 1e-11
+"""Share of |y|² that columns leave, below which they leave nothing."""
+ROUNDING = 1e-14
+EPS = float(np.finfo(float).eps)
+WEAK = 0.5
+"""A column with t below this steps in its ratio, others in its logarithm."""
 FEW = 64
+"""Up to so many columns, solving for the inverse is faster than inverting; and starts from all columns are cheap."""
+MANY = 200
+"""From so many active columns on, those that are nearly settled are left alone for a while."""
+ALIKE = 0.2
+"""Squared correlation, given all others, from which two columns may stand in for each other."""
+NEAR = 0.5
+"""Nats that a pair may lose at first, in the hope that the other columns follow."""
+LEVELS = (0.0, 3.0, 6.0, 10.0)
+"""Logarithms of the ratios at which all columns start, where there are few."""
 
 
 @dataclass(frozen=True)
@@ -64,31 +84,27 @@ class Noise:
         return -q / (2 * self.given) if self.given else -self.n / 2 * math.log(q)
 
     def rise(self, before: Array, after: Array) -> Array:
-        """Its gain as q falls."""
+        """What it gains as q falls."""
         return (before - after) / (2 * self.given) if self.given else self.n / 2 * np.log(before / after)
 
-    def precision(self, q: Array) -> Array:
+    def precision(self, q: Array | float) -> Array | float:
         """1/b."""
-        return np.ones_like(q) / self.given if self.given else self.n / q
-
-    @property
-    def bend(self) -> float:
-        """How much less ℓ curves because the noise follows: times v²v²ᵀ."""
-        return 0.0 if self.given else 0.5 / self.n
+        return 1 / self.given + 0 * q if self.given else self.n / q
 
     def best(self, rho: Array, q: Array) -> Array:
-        """t at the maximum along a column."""
-        x = rho * (q / self.given if self.given else self.n)
+        """t at the maximum along columns."""
+        x = rho * (q / self.given) if self.given else rho * self.n
         with np.errstate(divide="ignore", invalid="ignore"):
             t = 1 - 1 / x if self.given else (x - 1) / (rho * (self.n - 1))
-        return np.where(x > 1, t, 0.0)
+        return np.where(x > 1, np.minimum(t, 1 - 1e-15), 0.0)
 
     def best_one(self, rho: float, q: float) -> tuple[float, float]:
         """The same for one column, and the gain."""
+        rho = min(rho, 1.0)
         x = rho * (q / self.given if self.given else self.n)
         if x <= 1:
             return 0.0, 0.0
-        t = 1 - 1 / x if self.given else min((x - 1) / (rho * (self.n - 1)), 1 - 1e-15)
+        t = min(1 - 1 / x if self.given else (x - 1) / (rho * (self.n - 1)), 1 - 1e-15)
         fit = x * t if self.given else -self.n * math.log1p(-rho * t)
         return t, (fit + math.log1p(-t)) / 2
 
@@ -105,12 +121,19 @@ class Problem:
         Learned or given.
     outside
         |y − Xw|² from the rows, for active columns and their weights.
+    full
+        Whether the columns can fit any y exactly.
     """
 
     G: Float[Array, "p p"]
     z: Float[Array, "p"]
     noise: Noise
-    outside: Callable[[Array, Array], float]
+    outside: Callable[[Array, Array], float] | None
+    full: bool = False
+
+    def without_noise(self, q: float) -> bool:
+        """Whether nothing is left for the noise."""
+        return self.full and q < NO_NOISE
 
 
 class Point(NamedTuple):
@@ -146,16 +169,23 @@ def point(problem: Problem, active: Array, alpha: Array, block: Array) -> Point:
     sz = s * problem.z[active]
     u = C @ sz
     q = 1.0 - float(sz @ u)
-    if q < CLOSE:
+    if q < CLOSE and problem.outside is not None:
         q = problem.outside(active, s * u) + float(u @ u)
     value = problem.noise.value(q) - float(np.log(L.diagonal()).sum())
     return Point(active, alpha, value, q, s, L, C, C.diagonal(), u)
 
 
-def curvature(noise: Noise, at: Point) -> tuple[Array, Array]:
+def nothing(problem: Problem) -> Point:
+    """No column has a scale above zero."""
+    return point(problem, np.zeros(0, int), np.zeros(0), np.zeros((0, 0)))
+
+
+def _curvature(noise: Noise, at: Point) -> tuple[Array, Array]:
     """Slope and negative curvature in α.
 
-    With D = I − C and v = û/√b,    g = ½(v² − diag D),    −h = (vvᵀ − ½D)∘D − v²v²ᵀ/2N − diag g
+    With D = I − C and v = û/√b,    g = ½(v² − diag D),    −h = (vvᵀ − ½D)∘D − v²v²ᵀ/2N − diag g,
+
+    the term in N only where the noise is learned.
     """
     m = len(at.u)
     D = -at.C
@@ -166,62 +196,80 @@ def curvature(noise: Noise, at: Point) -> tuple[Array, Array]:
     M = v[:, None] * v
     M -= 0.5 * D
     M *= D
-    if noise.bend:
-        M -= v2[:, None] * (noise.bend * v2)
+    if not noise.given:
+        M -= v2[:, None] * (0.5 / noise.n * v2)
     M.flat[:: m + 1] -= g
     return g, M
 
 
-def newton(noise: Noise, at: Point, radius: float) -> tuple[Array, float]:
-    """A step within the radius, and what it should gain."""
-    g, M = curvature(noise, at)
-    m = len(g)
-    shift = 0.0
+def _newton(noise: Noise, at: Point, radius: float, stays: Bool[Array, "m"] | None) -> tuple[Array, float]:
+    """A step in α of the columns that stay, within the radius, and what it should gain; −∞ is a ratio of zero.
+
+    Weak columns step in γ, where ℓ has a slope at zero: by γ_j s_j, with −h_jj − g_j in place of −h_jj. Damping is
+    relative to each coordinate's own curvature, which vanishes with its ratio.
+    """
+    g, M = _curvature(noise, at)
+    c = at.c
+    if stays is not None:
+        g, M, c = g[stays], M[stays][:, stays], c[stays]
+    m, damping = len(g), 0.0
+    weak = c > 1 - WEAK
+    M.flat[:: m + 1] += np.where(weak, g, 0.0)
     while True:
         A = M.copy()
-        if shift:
-            A.flat[:: m + 1] += shift
+        if damping:
+            A.flat[:: m + 1] += damping * np.abs(M.diagonal())
         L, info = lapack.dpotrf(A.T, lower=1, overwrite_a=1)
         if info == 0:
             step = lapack.dpotrs(L, g, lower=1)[0]
-            if max(step.max(), -step.min()) <= radius:
-                return step, float(g @ step - 0.5 * step @ (M @ step))
-        shift = 2 * shift if shift else 1e-2 * float(np.abs(M.diagonal()).max())
+            step = np.where(weak, np.maximum(step, -1.0), step)
+            gain = float(g @ step - 0.5 * step @ (M @ step))
+            with np.errstate(divide="ignore"):
+                step = np.where(weak, np.log1p(np.where(weak, step, 0.0)), step)
+            if np.where(step > -np.inf, np.abs(step), 0.0).max() <= radius:
+                return step, gain
+        damping = 3 * damping if damping else 0.1
 
 
 def climb(problem: Problem, active: Array, alpha: Array, enough: float = DONE) -> Point:
-    """Newton's method in α within a trust region; a column whose own best is zero, the others as they are, is left out."""
+    """Newton's method within a trust region. A column whose own best is zero, the others as they are, leaves."""
     noise = problem.noise
     block = problem.G[active[:, None], active]
     here = point(problem, active, alpha, block)
     radius = RADIUS
     for _ in range(MAX_STEPS):
+        if problem.without_noise(here.q):
+            return here
         c, u2 = here.c, here.u * here.u
         stays = u2 * noise.precision(here.q + u2 / c) > c * (1 - c)
-        if not stays.all():
-            active = here.active[stays]
-            block = problem.G[active[:, None], active]
-            here = point(problem, active, here.alpha[stays], block)
+        if not stays.any():
+            return nothing(problem)
+        fewer = not stays.all()
+        step, gain = _newton(noise, here, radius, stays if fewer else None)
+        if fewer:
+            active, alpha, block = here.active[stays], here.alpha[stays], block[stays][:, stays]
+        else:
+            active, alpha = here.active, here.alpha
+        on = step > -np.inf
+        whole = bool(on.all())
+        inner = block if whole else block[on][:, on]
+        there = point(problem, active[on], alpha[on] + step[on], inner)
+        if fewer:
+            better = there.value > here.value
+            here, block = (there, inner) if better else (point(problem, active, alpha, block), block)
             continue
-        if not len(c):
-            return here
-        step, gain = newton(noise, here, radius)
-        if gain < enough:
-            return here
-        there = point(problem, here.active, here.alpha + step, block)
-        ratio = (there.value - here.value) / gain
+        if whole and gain < enough:
+            return there if there.value >= here.value - DONE * (1 + abs(here.value)) else here
+        ratio = (there.value - here.value) / max(gain, DONE)
         if ratio < 0.25:
-            radius = max(step.max(), -step.min()) / 4
+            radius = float(np.abs(step[on]).max(initial=radius if not whole else 0.0)) / 4
         elif ratio > 0.75:
             radius = min(2 * radius, FARTHEST)
         if ratio > 1e-4:
-            here = there
+            here, block = there, inner
         elif radius < 1e-12:
             return here
     return here
-
-
-MAX_STEPS = 300
 
 
 class Columns(NamedTuple):
@@ -239,43 +287,37 @@ def columns(problem: Problem, at: Point) -> Columns:
         return Columns(z, np.ones(len(z)), np.zeros((0, len(z))))
     GA = problem.G[at.active]
     W = blas.dtrsm(1.0, at.L, at.s[:, None] * GA, lower=1)
-    return Columns(z - (at.s * at.u) @ GA, 1.0 - np.einsum("mp,mp->p", W, W), W)
-
-
-def nothing(problem: Problem) -> Point:
-    """No column has a scale."""
-    return point(problem, np.zeros(0, int), np.zeros(0), np.zeros((0, 0)))
+    S = np.maximum(1.0 - np.einsum("mp,mp->p", W, W), 1e-14)
+    return Columns(z - (at.s * at.u) @ GA, S, W)
 
 
 def forward(problem: Problem, at: Point) -> Point:
-    """Columns added one by one, the one that gains most first, and all climbed, until no column gains."""
+    """Columns added and all climbed, until none gains."""
     polished = False
-    while True:
-        added, alpha = additions(problem, at)
-        if added:
-            active, alphas = np.concatenate([at.active, added]), np.concatenate([at.alpha, alpha])
-            at, polished = climb(problem, active, alphas, ROUGH), False
-        elif polished:
+    while not problem.without_noise(at.q):
+        added, ratios = _additions(problem, at)
+        if polished and not added:
             return at
-        else:
-            at, polished = climb(problem, at.active, at.alpha), True
+        active, alpha = np.concatenate([at.active, np.array(added, int)]), np.concatenate([at.alpha, ratios])
+        at, polished = climb(problem, active, alpha, ROUGH if added else DONE), not added
+    return at
 
 
-def additions(problem: Problem, at: Point) -> tuple[list[int], list[float]]:
-    """A greedy choice of columns to add, each at its best given those before."""
+def _additions(problem: Problem, at: Point) -> tuple[list[int], list[float]]:
+    """Columns that gain, the one that gains most first, each at its best given those before."""
     noise, G, q = problem.noise, problem.G, at.q
     R, S, known = columns(problem, at)
     m = len(known)
     W = np.empty((m + max(8, 2 * m), len(R)))
     W[:m] = known
-    free = np.ones(len(R))
-    free[at.active] = 0.0
+    absent = np.ones(len(R))
+    absent[at.active] = 0.0
     added: list[int] = []
     alpha: list[float] = []
-    while m < len(W):
+    while m < len(W) and q > ROUNDING:
         x = R * R
         x /= S
-        x *= free
+        x *= absent
         j = int(x.argmax())
         t, gain = noise.best_one(x[j] / q, q)
         if gain < 1e-9:
@@ -285,117 +327,181 @@ def additions(problem: Problem, at: Point) -> tuple[list[int], list[float]]:
         W[m] = w
         added.append(j)
         alpha.append(math.log(t / ((1 - t) * S[j])))
-        q -= t * R[j] ** 2 / S[j]
+        q -= t * x[j]
         R = R - (math.sqrt(t / S[j]) * R[j]) * w
-        S = S - w * w
-        free[j] = 0.0
+        S = np.maximum(S - w * w, 1e-14)
+        absent[j] = 0.0
         m += 1
     return added, alpha
 
 
-ALIKE = 0.2
-"""Squared correlation, given all others, from which two columns may stand in for each other."""
-NEAR = 0.5
-"""Nats that a pair may lose before the others follow."""
+class Pair(NamedTuple):
+    """Another local maximum of two columns, the rest as it is."""
+
+    gain: float
+    columns: tuple[int, int]
+    ratios: tuple[float, float]
 
 
-def pairs(problem: Problem, at: Point) -> list[tuple[float, int, int, float, float]]:
-    """Other local maxima of pairs of columns, the rest as it is: gain, columns and ratios, the best first.
+def pairs(problem: Problem, at: Point) -> list[Pair] | None:
+    """Other local maxima of pairs, the best first; None where no two columns are alike.
 
-    For each pair of similar columns, P without both, and from there each one best given the other, in turn.
+    For each pair of similar columns, P without both; and from there, each at its best given the other, in turn.
     """
+    noise = problem.noise
     R, S, W = columns(problem, at)
     Q = problem.G - blas.dgemm(1.0, W, W, trans_a=1)
     ratio = np.zeros(len(R))
     ratio[at.active] = at.s**2
-    # With D = S_iS_j − Q_ij², the pair's squared correlation in P without it is Q²/((S_i − γ_jD)(S_j − γ_iD)).
+    # With D = S_iS_j − Q_ij², their squared correlation in P without both is Q_ij²/((S_i − γ_jD)(S_j − γ_iD)).
     square = Q * Q
     M = (square - np.multiply.outer(S, S)) * ratio
     M += S[:, None]
-    M *= M.T
+    M *= M.T.copy()
     i, j = np.nonzero(np.tril(square > ALIKE * M, -1))
     if not len(i):
         return None
-    noise = problem.noise
     a, b, c, gi, gj = S[i], S[j], Q[i, j], ratio[i], ratio[j]
-    det = (1 - a * gi) * (1 - b * gj) - c * c * gi * gj
     D = a * b - c * c
+    det = 1 - a * gi - b * gj + D * gi * gj
     sa, sb, sc = (a - gj * D) / det, (b - gi * D) / det, c / det
-    ra = ((1 - b * gj) * R[i] + c * gj * R[j]) / det
-    rb = ((1 - a * gi) * R[j] + c * gi * R[i]) / det
+    ra, rb = ((1 - b * gj) * R[i] + c * gj * R[j]) / det, ((1 - a * gi) * R[j] + c * gi * R[i]) / det
     q = at.q + gi * R[i] * ra + gj * R[j] * rb
     now = noise.rise(q, np.full_like(q, at.q)) + np.log(det) / 2
     one, none = np.ones(len(i)), np.zeros(len(i))
-    strong = 9.0
-    # From three starts: both large, either alone.
-    ga = np.concatenate([strong / sa, none, one])
-    gb = np.concatenate([strong / sb, one, none])
-    sa, sb, sc, ra, rb, q = (np.tile(x, 3) for x in (sa, sb, sc, ra, rb, q))
+    ga, gb = np.concatenate([9 / sa, one, none]), np.concatenate([9 / sb, none, one])  # both large, or either alone
+    i, j, gi, gj, sa, sb, sc, ra, rb, q, now = (np.tile(x, 3) for x in (i, j, gi, gj, sa, sb, sc, ra, rb, q, now))
 
     def best(g: Array, s: Array, r: Array, s_other: Array, r_other: Array) -> Array:
         """The ratio of one column, given that of the other."""
         k = g / (1 + g * s_other)
-        rest, left = s - k * sc * sc, r - k * sc * r_other
-        t = noise.best(left * left / (rest * (q - k * r_other**2)), q - k * r_other**2)
+        rest, left, without = s - k * sc * sc, r - k * sc * r_other, q - k * r_other**2
+        t = noise.best(left * left / (rest * without), without)
         return t / ((1 - t) * rest)
 
-    n = len(i)
-    gb[n : 2 * n] = best(none.repeat(3), sb, rb, sa, ra)[:n]
-    ga[2 * n :] = best(none.repeat(3), sa, ra, sb, rb)[:n]
-    for _ in range(ROUNDS):
+    ga, gb = np.where(gb == 0, best(gb, sa, ra, sb, rb), ga), np.where(ga == 0, best(ga, sb, rb, sa, ra), gb)
+    for _ in range(12):
         ga = best(gb, sa, ra, sb, rb)
         gb = best(ga, sb, rb, sa, ra)
     det = (1 + ga * sa) * (1 + gb * sb) - ga * gb * sc * sc
     left = q - (ga * ra * ra * (1 + gb * sb) + gb * rb * rb * (1 + ga * sa) - 2 * ga * gb * sc * ra * rb) / det
-    gain = noise.rise(q, left) - np.log(det) / 2 - np.tile(now, 3)
-    i, j, gi, gj = (np.tile(x, 3) for x in (i, j, gi, gj))
+    gain = noise.rise(q, np.maximum(left, ROUNDING)) - np.log(det) / 2 - now
     other = ((ga > 0) != (gi > 0)) | ((gb > 0) != (gj > 0))
     found = np.flatnonzero((other & (gain > -NEAR)) | (gain > LEAST))
     found = found[np.argsort(-gain[found], kind="stable")]
-    return [(float(gain[k]), int(i[k]), int(j[k]), float(ga[k]), float(gb[k])) for k in found]
+    return [Pair(float(gain[k]), (int(i[k]), int(j[k])), (float(ga[k]), float(gb[k]))) for k in found]
 
 
-ROUNDS = 12
-LEAST = 1e-6
-
-
-def exchange(problem: Problem, at: Point, stats=None) -> Point:
-    """Pairs of columns set to their other local maxima, and all climbed, while that gains."""
-    tried = set()
-    improved = True
-    while improved:
-        improved = False
-        for gain, i, j, a, b in pairs(problem, at) or []:
-            keep = (at.active != i) & (at.active != j)
-            more = [(k, math.log(g)) for k, g in ((i, a), (j, b)) if g > 0]
-            active = np.concatenate([at.active[keep], np.array([k for k, _ in more], int)])
-            alpha = np.concatenate([at.alpha[keep], np.array([g for _, g in more])])
-            key = tuple(sorted(active))
+def exchange(problem: Problem, at: Point) -> tuple[Point, bool]:
+    """Pairs set to their other local maxima, and all climbed, as long as that gains; and whether any two are alike."""
+    tried: set[tuple[int, ...]] = set()
+    found = pairs(problem, at) if not problem.without_noise(at.q) else None
+    alike = found is not None
+    while found:
+        better = None
+        for pair in found[:MOST_TRIED]:
+            rest = ~np.isin(at.active, pair.columns)
+            on = np.array(pair.ratios) > 0
+            active = np.concatenate([at.active[rest], np.array(pair.columns)[on]])
+            key = tuple(sorted(active.tolist()))
             if key in tried:
                 continue
             tried.add(key)
+            alpha = np.concatenate([at.alpha[rest], np.log(np.array(pair.ratios)[on])])
             other = forward(problem, climb(problem, active, alpha, ROUGH))
-            if stats is not None: stats.append((gain, other.value - at.value))
             if other.value > at.value + LEAST:
-                at, improved = other, True
+                better = other
                 break
-    return at
+        if better is None:
+            break
+        at = better
+        found = pairs(problem, at) if not problem.without_noise(at.q) else None
+    return at, alike
 
 
-def backward(problem: Problem, level: float) -> Point:
-    """From all columns at the same ratio."""
+MOST_TRIED = 200
+
+
+def search(problem: Problem) -> Point | noiseless.Fit:
+    """The best maximum that these moves find, with noise or without.
+
+    Where no two columns are alike, and where there are many, columns are added from none only; otherwise there are
+    starts from all columns, at the same ratio and at random ones.
+    """
     p = len(problem.z)
-    return forward(problem, climb(problem, np.arange(p), np.full(p, level), ROUGH))
+    at, alike = exchange(problem, forward(problem, nothing(problem)))
+    ends = [at]
+    if alike and p <= FEW:
+        best = at.value
+        for start in _starts(p, 20 if problem.full else 4):
+            end = forward(problem, climb(problem, np.arange(p), start, ROUGH))
+            if end.value > best - HOPE and abs(end.value - best) > LEAST:
+                end, _ = exchange(problem, end)
+            best = max(best, end.value)
+            ends.append(end)
+    bare = [end for end in ends if problem.without_noise(end.q)]
+    noisy = [end for end in ends if not problem.without_noise(end.q)]
+    best_end = max(noisy, key=lambda end: end.value, default=None)
+    if problem.full and (bare or p <= FEW):
+        rank = int(problem.noise.n)
+        by_size = [end.active[np.argsort(-np.abs(end.s * end.u))] for end in bare] or [np.argsort(-np.abs(problem.z))]
+        fit = noiseless.search(problem.G, problem.z, rank, by_size)
+        if fit is not None and (best_end is None or fit.value > best_end.value):
+            return fit
+    return ends[0] if best_end is None else best_end
 
 
-def search(problem: Problem) -> Point:
-    at = forward(problem, nothing(problem))
-    found = pairs(problem, at)
-    at = exchange(problem, at)
-    if found is not None and len(problem.z) <= 60:
-        for level in (0.0, 3.0, 6.0, 10.0):
-            other = backward(problem, level)
-            if abs(other.value - at.value) > LEAST:
-                other = exchange(problem, other)
-            if other.value > at.value: at = other
-    return at
+HOPE = 5.0
+"""Nats that an end may be worse than the best and still be worth exchanging pairs."""
+
+
+def _starts(p: int, n: int) -> list[Float[Array, "p"]]:
+    rng = np.random.default_rng(0)
+    drawn = [rng.uniform(-1, 6) + 2 * rng.standard_normal(p) for _ in range(n)]
+    return [np.full(p, level) for level in LEVELS] + drawn
+
+
+def maxima(data: Gram, theta: Float[Array, "k"], free: Bool[Array, "k"]) -> Float[Array, "V k"]:
+    """θ at the best maximum found for every target over the free coordinates.
+
+    Scales that are held above zero become part of the noise's covariance; then the noise must be held, too.
+    """
+    V = len(data.products)
+    out = np.tile(theta, (V, 1))
+    out[:, :-1][:, free[:-1]] = 0.0
+    base = data.at(np.append(np.where(free[:-1], 0.0, theta[:-1] ** 2), 1.0 if free[-1] else theta[-1] ** 2))
+    learned = np.flatnonzero(free[data.place])
+    Q = base.gram(learned)
+    length = np.sqrt(np.maximum(Q.diagonal(), 0.0))
+    if not length.all():
+        learned, Q, length = learned[length > 0], Q[length > 0][:, length > 0], length[length > 0]
+    G = Q / length
+    G /= length[:, None]
+    full = bool(free[-1]) and len(learned) >= data.n_directions == data.n_free
+    r, q = base.correlations(learned, slice(0, V)), base.quadratic(slice(0, V))
+    for v in np.flatnonzero(q > 0):
+        root = math.sqrt(q[v])
+        noise = Noise(data.n_free, 0.0 if free[-1] else 1 / q[v])
+        outside = None if base.active.size else _outside(data, learned, root * np.sqrt(base.noise) / length, v)
+        best = search(Problem(G, r[v] / (length * root), noise, outside, full))
+        if isinstance(best, noiseless.Fit):
+            b, own, scales = 0.0, best.columns, np.abs(best.weights) * root
+        else:
+            b = float(q[v] * best.q / data.n_free) if free[-1] else 1.0
+            own, scales = best.active, np.exp(best.alpha / 2) * math.sqrt(b)
+        out[v, data.place[learned[own]]] = scales / length[own]
+        if free[-1]:
+            out[v, -1] = math.sqrt(b)
+    if free[-1]:
+        out[~(q > 0), -1] = 0.0
+    return out
+
+
+def _outside(data: Gram, columns: Array, unit: Array, v: int) -> Callable[[Array, Array], float]:
+    """|y − Xw|² in units of |y|², from the rows; no smaller than rounding."""
+
+    def outside(active: Array, w: Array) -> float:
+        e = data.outside((w * unit[active])[:, None], columns[active], slice(v, v + 1))[:, 0]
+        return max(float(e @ e / data.total[v]), EPS**2 * data.n_free)
+
+    return outside

@@ -27,7 +27,7 @@ from marglik.model import LinearModel
 from marglik.posterior import NewRows
 from marglik.priors import Flat, Prior, RandomEffects, Ridge, Term
 from marglik.rows import InMemory
-from marglik.validate import check_finite, check_names, check_nonzero, did_you_mean, listed
+from marglik.validate import check_finite, check_nonzero, did_you_mean, listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -172,8 +172,6 @@ def build(
         )
     offset = designs[FIXED][0].offset if FIXED in designs else None
     model = LinearModel(likelihood, Prior(terms), InMemory(y, offset, w), reml=reml)
-    owned = [(term.label, term.hyperparameters()) for term in terms]
-    check_names([*owned, (f"the {type(likelihood).__name__} likelihood", likelihood.hyperparameters())])
     settings = {"weights": weights if isinstance(weights, str) or weights is None else GIVEN_WEIGHTS}
     return model, FormulaSource(formula, designs, factors, table, settings), notes
 

@@ -126,9 +126,7 @@ def likelihood_of(family: str | Likelihood, link: str | None = None) -> Likeliho
             hint = did_you_mean(family, Likelihood.registry)
             raise ValueError(f"There is no family {family!r}.{hint} The families are {known}.")
         family = Likelihood.registry[family]()
-    if link is not None and link != family.link:
-        raise ValueError(f"{type(family).__name__} has the link {family.link!r} only, not {link!r}.")
-    return family
+    return family if link is None else family.with_link(link)
 
 
 def _fit_formula(

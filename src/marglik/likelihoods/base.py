@@ -177,7 +177,7 @@ class Likelihood(ABC):
 
     def start_theta(self, y: Array) -> tuple[float, ...]:
         """Values of its hyperparameters from which learning may set out: here the middle of each support."""
-        return tuple(float(h.support.from_unconstrained(np.float64(0))) for h in self.hyperparameters())
+        return tuple(float(h.support.from_unconstrained(np.zeros(()))) for h in self.hyperparameters())
 
     def at_rows(self, rows: Any) -> Self:
         """The likelihood of the rows that this index selects, for one that holds something of each row."""

@@ -38,7 +38,7 @@ class Bernoulli(Likelihood):
     >>> Bernoulli().log_density(y, eta, [])
     array([-4.24835426e-18, -4.00000000e+01])
     >>> Bernoulli("probit").log_density(y, eta, []).round(2)
-    array([  -0.  , -804.61])
+    array([   0.  , -804.61])
     """
 
     link: str = "logit"
@@ -99,7 +99,7 @@ class Binomial(Likelihood):
     >>> import numpy as np
     >>> from marglik.likelihoods import Binomial
     >>> Binomial(trials=[4, 10]).log_density(np.array([1.0, 7.0]), np.array([0.0, 0.0]), []).round(4)
-    array([-1.3863, -2.1440])
+    array([-1.3863, -2.144 ])
     """
 
     trials: float | Float[Array, "n"] = 1

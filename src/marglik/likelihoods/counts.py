@@ -85,7 +85,7 @@ class NegativeBinomial(Likelihood):
     >>> import numpy as np
     >>> from marglik.likelihoods import NegativeBinomial
     >>> NegativeBinomial().log_density(np.array([3.0]), np.log([2.0]), [1.0]).round(4)
-    array([-2.3150])
+    array([-2.315])
     """
 
     outcomes = COUNTS

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+    Numbers = Array | float
     Derivatives = tuple[Array, Array, Array]
 
 
@@ -33,11 +34,11 @@ class ProbabilityLink(ABC):
         """η(p)."""
 
     @abstractmethod
-    def log_density(self, k: Array, n: Array, eta: Array) -> Array:
+    def log_density(self, k: Array, n: Numbers, eta: Array) -> Array:
         """ℓ(η)."""
 
     @abstractmethod
-    def derivatives(self, k: Array, n: Array, eta: Array) -> Derivatives:
+    def derivatives(self, k: Array, n: Numbers, eta: Array) -> Derivatives:
         """ℓ′, ℓ″, ℓ‴."""
 
     @abstractmethod
@@ -74,6 +75,11 @@ class Logit(ProbabilityLink):
         positive = eta > 0
         return np.where(positive, large, small), np.where(positive, small, large)
 
+    def log_both(self, eta: Float[Array, "..."]) -> tuple[Array, Array]:
+        """Their logarithms."""
+        log_larger = -log1p(exp(-np.abs(eta)))
+        return log_larger + np.minimum(eta, 0), log_larger - np.maximum(eta, 0)
+
 
 class Probit(ProbabilityLink):
     """p = Φ(η). With λ = φ/Φ, the inverse Mills ratio, and κ = λ + t,
@@ -91,17 +97,17 @@ class Probit(ProbabilityLink):
         return sum(count * log_ndtr(sign * eta) for count, sign in self._sides(k, n))
 
     def derivatives(self, k, n, eta):
-        first = second = third = 0.0
+        total = np.zeros((3, *np.broadcast_shapes(np.shape(k), np.shape(n), np.shape(eta))))
         for count, sign in self._sides(k, n):
-            d1, d2, d3 = log_ndtr_derivatives(sign * eta)
-            first, second, third = first + count * sign * d1, second + count * d2, third + count * sign * d3
-        return first, second, third
+            first, second, third = log_ndtr_derivatives(sign * eta)
+            total += count * sign * first, count * second, count * sign * third
+        return total[0], total[1], total[2]
 
     def information(self, eta):
         return mills(eta) * mills(-eta)
 
     @staticmethod
-    def _sides(k: Array, n: Array) -> Iterator[tuple[Array | float, Array | float]]:
+    def _sides(k: Array, n: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
         """1 − Φ(η) = Φ(−η). A single trial has only one of the two sides."""
         if np.ndim(n) == 0 and n == 1:
             yield 1.0, 2 * k - 1
@@ -110,8 +116,8 @@ class Probit(ProbabilityLink):
             yield n - k, -1.0
 
 
-TAIL = -5.0
-"""From here on to −∞ the continued fraction of Mills' ratio has all digits after ten terms."""
+TAIL, TERMS = -6.0, 16
+"""From here on to −∞ so many terms of the continued fraction of Mills' ratio have all digits."""
 
 
 def mills(t: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -129,8 +135,8 @@ def log_ndtr_derivatives(t: Float[Array, "..."]) -> Derivatives:
     factor = excess * (first + excess) - 1
     if np.any(t < TAIL):
         x = np.maximum(-t, -TAIL)
-        K = [0.0 * x]
-        for j in range(12, 0, -1):
+        K = [(np.sqrt(x**2 + 4 * (TERMS + 1)) - x) / 2]  # where K_j = K_{j+1}, nearly, for what is left out
+        for j in range(TERMS, 0, -1):
             K.append(j / (x + K[-1]))
         K3, K2, K1 = K[-3:]
         excess = np.where(t < TAIL, K1, excess)

@@ -34,7 +34,7 @@ def _weights(n: int, orders: int) -> tuple[Array, Float[Array, "n n"], Float[Arr
 POINTS, TO_COEFFICIENTS, TO_DERIVATIVES = _weights(17, 3)
 REACH = 0.25
 """How far points in φ are apart: supports are such that functions of θ change character over about one."""
-FEW_POINTS, _, FEW_TO_DERIVATIVES = _weights(9, 1)
+FEW_POINTS, _, FEW_TO_DERIVATIVES = _weights(13, 1)
 
 
 def derivatives(f: Callable[[Array], Array], at: Float[Array, "..."]) -> tuple[Array, Array, Array]:

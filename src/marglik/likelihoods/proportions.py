@@ -9,10 +9,10 @@ import numpy as np
 from numpy import log, log1p
 from scipy.special import logit
 
-from marglik.hyperparameters import Hyperparameter
+from marglik.hyperparameters import Hyperparameter, Positive
 from marglik.likelihoods.base import PROPORTIONS, Likelihood
 from marglik.likelihoods.links import Logit
-from marglik.likelihoods.special import LOG_2PI, polygammas, stirling, stirling_slope
+from marglik.likelihoods.special import LOG_2PI, log1pmx, polygammas, stirling, stirling_slope
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,27 @@ class Beta(Likelihood):
     link = "logit"
 
     def hyperparameters(self):
-        return (Hyperparameter("precision"),)
+        return (Hyperparameter("precision", Positive(unit=20.0)),)
 
     def log_density(self, y, eta, theta):
         """With a = μφ, b = νφ, ν = 1 − μ, and Stirling's error δ in place of log Γ:
 
-        a log y/μ + b log (1 − y)/ν + ½ log φμν/2π + δ(φ) − δ(a) − δ(b) − log y(1 − y)
+        −φ KL(μ ‖ y) + ½ log φμν/2π + δ(φ) − δ(a) − δ(b) − log y(1 − y)
         """
         (phi,) = theta
-        log_y, log_rest = log(y), log1p(-y)
-        log_larger = -log1p(np.exp(-np.abs(eta)))
-        log_mu, log_nu = log_larger + np.minimum(eta, 0), log_larger - np.maximum(eta, 0)
-        a, b = phi * np.exp(log_mu), phi * np.exp(log_nu)
-        divergence = a * (log_y - log_mu) + b * (log_rest - log_nu)
-        scale = (log(phi) + log_mu + log_nu - LOG_2PI) / 2 + stirling(phi) - stirling(a) - stirling(b)
-        return divergence + scale - log_y - log_rest
+        log_mu, log_nu = Logit().log_both(eta)
+        log_a, log_b = log(phi) + log_mu, log(phi) + log_nu
+        errors = stirling(phi) - stirling(np.exp(log_a), log_a) - stirling(np.exp(log_b), log_b)
+        scale = (log(phi) + log_mu + log_nu - LOG_2PI) / 2 + errors
+        return scale - phi * self._divergence(y, eta) - log(y) - log1p(-y)
+
+    @staticmethod
+    def _divergence(y, eta):
+        """KL(μ ‖ y) = −μ log y/μ − ν log (1 − y)/ν, less d/μ and −d/ν with d = y − μ, which cancel."""
+        log_mu, log_nu = Logit().log_both(eta)
+        mu, nu = (np.maximum(p, np.finfo(float).tiny) for p in Logit().both(eta))
+        d = np.where(mu < nu, y - mu, nu - (1 - y))
+        return -mu * log1pmx(d / mu, log(y) - log_mu) - nu * log1pmx(-d / nu, log1p(-y) - log_nu)
 
     def derivatives(self, y, eta, theta):
         """With g = μν and c = ν − μ, the first is φg (logit y − ψ(a) + ψ(b)) = c + φgT.
@@ -72,8 +78,13 @@ class Beta(Likelihood):
         (phi,) = theta
         (g, c), T, (T1, _), (U, U1) = self._parts(y, eta, phi)
         mu, nu = Logit().both(eta)
-        gap = mu * (log(y) - log(mu)) + nu * (log1p(-y) - log(nu))
-        slope = gap + 0.5 / phi + stirling_slope(phi) - mu * stirling_slope(mu * phi) - nu * stirling_slope(nu * phi)
+        slope = (
+            -self._divergence(y, eta)
+            + 0.5 / phi
+            + stirling_slope(phi)
+            - mu * stirling_slope(mu * phi)
+            - nu * stirling_slope(nu * phi)
+        )
         k = phi * g
         return [(slope, g * (T + phi * U), g * (c * T + T1) + k * (c * U + U1))]
 

@@ -89,7 +89,7 @@ class StudentT(Likelihood):
     outcomes = REAL_NUMBERS
 
     def hyperparameters(self):
-        return Hyperparameter("scale"), Hyperparameter("df")
+        return Hyperparameter("scale"), Hyperparameter("df", Positive(unit=5.0))
 
     def log_density(self, y, eta, theta):
         sigma, nu = theta

@@ -264,9 +264,9 @@ def _check_deviance(likelihood: Likelihood, y: Array, eta: float, theta: Array, 
         return
     require(np.shape(deviance) == y.shape, f"{where}: deviance must have the shape of y, {y.shape}.")
     density, second = likelihood.log_density(y, at, theta), likelihood.derivatives(y, at, theta)[1]
-    width = min(1.0, 1 / np.sqrt(max(float(np.abs(second).max()), 1e-300)))
+    width = 1 / np.sqrt(np.abs(second).max())
     steps = width * np.sinh(np.linspace(-10, 10, 401))
-    steps = steps[np.abs(eta + steps) < max(40, 2 * np.abs(eta) + 40 * width)]
+    steps = steps[np.abs(steps) < 40 + 2 * np.abs(eta) + 40 * width]
     with np.errstate(over="ignore", invalid="ignore"):
         path = likelihood.log_density(y, eta + steps[:, None], theta)
     for i, best in enumerate(np.argmax(np.nan_to_num(path, nan=-np.inf), axis=0)):
