@@ -102,10 +102,9 @@ class RowSums:
     @cached_property
     def log_density(self) -> float:
         """Σ log p(y_i|η_i)."""
-        density = self.model.likelihood.log_density(self._y, self.eta, self._own)
-        return (
-            float(np.sum(density * self.model.multiplier)) + self.model.log_row_scale + self._repeated * self._peak[0]
-        )
+        kernel = self.model.likelihood.log_kernel(self._y, self.eta, self._own)
+        rest = self.model.log_base + self.model.log_row_scale + self._repeated * self._peak[0]
+        return float(np.sum(kernel * self.model.multiplier)) + rest
 
     @cached_property
     def _repeated(self) -> float:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,7 @@ from marglik.check import Check
 from marglik.evidence import Evidence, EvidenceMethod, evaluate
 from marglik.model import LinearModel, Model
 from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
+from marglik.simulation import simulate
 from marglik.uncertainty import scale_limits, singular_limits, wald
 from marglik.validate import Unsupported, check_codes, check_effects, listed
 
@@ -253,6 +254,71 @@ class Fit:
             {"estimate": estimate, "se": se, "lower": estimate - half, "upper": estimate + half},
             index=covariance.index,
         )
+
+    def confint(self, method: str = "wald", level: float = 0.95, names: str | Sequence[str] | None = None) -> DataFrame:
+        """Intervals of hyperparameters and fixed effects: columns ``estimate, lower, upper``.
+
+        Parameters
+        ----------
+        method
+            ``"wald"``: from the curvature on the unconstrained scale (normal for fixed effects). ``"profile"``: where
+            the log evidence, all others at their best, has dropped by half the quantile of χ²₁; for fixed effects
+            that of the likelihood (ML), also where the fit itself integrated them.
+        level
+            Coverage that is meant.
+        names
+            Which to compute; all by default.
+
+        Raises
+        ------
+        ValueError
+            A name that the fit does not have, or a profile where there is none: several targets, fixed effects outside
+            the Gaussian.
+
+        Examples
+        --------
+        >>> import marglik
+        >>> data = {"y": [1.0, 1.3, 2.9, 3.1, 5.2, 4.8], "g": ["a", "a", "b", "b", "c", "c"]}
+        >>> marglik.fit("y ~ 1 + (1 | g)", data).confint("profile").round(2)
+                              estimate  lower  upper
+        name
+        sd(Intercept | g)         1.92   0.87   6.69
+        sd(noise)                 0.22   0.12   0.57
+        Intercept                 3.05   0.59   5.51
+        """
+        from marglik.intervals import confint
+
+        return confint(self, method, level, names)
+
+    def simulate(self, n: int = 1, seed: int = 0) -> Array:
+        """Data sets from the fitted model: random weights drawn anew from their prior, fixed effects as estimated.
+
+        Parameters
+        ----------
+        n, seed
+            Number of data sets, and the seed of the random generator.
+
+        Returns
+        -------
+        Array (n, rows)
+
+        Raises
+        ------
+        ValueError
+            Several targets; rows that stand for several observations; log densities with weights.
+
+        Examples
+        --------
+        >>> import marglik
+        >>> data = {"y": [1.0, 1.3, 2.9, 3.1, 5.2, 4.8], "g": ["a", "a", "b", "b", "c", "c"]}
+        >>> marglik.fit("y ~ 1 + (1 | g)", data).simulate(n=3).shape
+        (3, 6)
+        """
+        posterior = self._terms("rows")
+        if self._many:
+            raise ValueError("simulate is for one target at a time; fit the target alone.")
+        theta = self.optimum.theta[0][: self._linear.n_prior_theta + len(self._linear.likelihood.hyperparameters())]
+        return simulate(self._linear, theta, posterior.mean, n, seed)
 
     def random_effects(self, group: str | None = None) -> DataFrame:
         """Posterior means of a grouping factor's weights: levels × coefficients; ``.attrs["sd"]`` has their sds.

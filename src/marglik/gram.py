@@ -69,6 +69,8 @@ class Gram:
         The targets, orthogonal to Q.
     n_observations
         How many observations the rows stand for.
+    fixed
+        Whether the last scale is 1 rather than a coordinate of θ.
     """
 
     X: Float[Array, "n p"]
@@ -80,6 +82,7 @@ class Gram:
     shift: Float[Array, "f V"]
     response: Residuals
     n_observations: float
+    fixed: bool = False
 
     @property
     def n_free(self) -> float:
@@ -95,6 +98,15 @@ class Gram:
     def n_scales(self) -> int:
         """Number of variances but that of the noise."""
         return int(self.place.max(initial=-1)) + 1
+
+    @property
+    def learned(self) -> slice | Array:
+        """Which variances belong to coordinates of θ: all but that of scales fixed at 1, which comes before the noise."""
+        return np.append(np.arange(self.n_scales - 1), self.n_scales) if self.fixed else slice(None)
+
+    def complete(self, theta: Float[Array, "*V k"]) -> Float[Array, "*V k"]:
+        """θ with the scale that is fixed at 1, if there is one."""
+        return np.insert(theta, -1, 1.0, axis=-1) if self.fixed else theta
 
     @cached_property
     def single(self) -> bool:
@@ -208,7 +220,7 @@ def reduce(
     X
         The columns, side by side.
     place
-        The variance that each has, from 0; every number occurs.
+        The coordinate of θ that is the scale of each, from 0, every number up to the largest; −1 for a scale of 1.
     Q
         Orthogonal flat columns, QᵀQ = n I.
     response
@@ -225,6 +237,8 @@ def reduce(
     f, V = Q.shape[1], response.n_targets
     if not (X.flags.c_contiguous or X.flags.f_contiguous):
         X = np.asfortranarray(X)
+    fixed = bool((place < 0).any())
+    place = np.where(place < 0, place.max(initial=-1) + 1, place) if fixed else place
     products, total, shift, means = np.empty((V, p)), np.empty(V), np.empty((f, V)), np.zeros((f, p))
     for targets in response.chunks():
         y, shift[:, targets] = response.read(targets)
@@ -234,7 +248,7 @@ def reduce(
             means, products[targets] = both[:f] / n, both[f:]
         else:
             products[targets] = _times(y, X)
-    gram = Gram(X, Q, place, means, products, total, shift, response, n_observations)
+    gram = Gram(X, Q, place, means, products, total, shift, response, n_observations, fixed)
     squares = np.einsum("ij,ij->j", X, X)
     if not np.isfinite(squares.sum()):
         raise FloatingPointError("The design has values that are not finite, or too large to be squared.")

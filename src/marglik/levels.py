@@ -266,7 +266,8 @@ class PairedShrunk(Shrunk):
     G: Float[Array, "q m m"]
 
     def between(self):
-        return self.cross.gather(blockwise(self.cross.inverse, self.G))
+        N = blockwise(self.cross.inverse, self.G)  # symmetric only where A_g has an inverse
+        return self.cross.gather((N + N.transpose(0, 2, 1)) / 2)
 
     def along(self, D):
         return self.cross.gather(blockwise(self.G.transpose(0, 2, 1) @ D, self.G))

@@ -378,6 +378,11 @@ class LinearModel(Model):
         given = [w for w in (self.rows.weights, self.rows.counts) if w is not None]
         return np.prod(given, axis=0) if given and not self.likelihood.gaussian else 1.0
 
+    @cached_property
+    def log_base(self) -> float:
+        """The part of Σ log p(y_i|η_i) that depends on y alone."""
+        return float(np.sum(self.likelihood.log_base(np.asarray(self.rows.y, float)) * self.multiplier))
+
     def scaled(self, columns: Float[Array, "n *c"]) -> Float[Array, "n *c"]:
         """Rows times `row_scale`."""
         s = self.row_scale

@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 
 from marglik import learn
 from marglik.model import LinearModel
+from marglik.priors import Flat, Prior
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -132,3 +133,52 @@ def crossing(short: Callable[[float], float], start: float, step: float) -> floa
         if abs(t - start) > FAR or (abs(value - at_low) < 1e-9 and abs(t - start) > 8):
             return None
     return float(brentq(short, low, t, xtol=1e-9, rtol=1e-12))
+
+
+@dataclass(frozen=True, eq=False)
+class FixedEffectProfile:
+    """The drop of the maximised likelihood (ML) along one fixed effect of a Gaussian model.
+
+    Its column times the value held moves into the offset. There is no such profile under REML, which integrates fixed
+    effects; as in lme4, the intervals of a REML fit are those of the ML fit of the same model.
+
+    Parameters
+    ----------
+    objective
+        Of the ML fit.
+    optimum
+        Its maximum.
+    column
+        Position of the fixed effect.
+    """
+
+    objective: learn.Objective
+    optimum: learn.Optimum
+    column: int
+
+    @property
+    def model(self) -> LinearModel:
+        """The whole model."""
+        assert isinstance(self.objective.model, LinearModel)
+        return self.objective.model
+
+    def drop(self, value: float) -> float:
+        """How far the likelihood falls short of its maximum at the best of the others."""
+        flat = next(term for term in self.model.prior if term.flat)
+        keep = np.arange(flat.n_weights) != self.column
+        names = [name for name, kept in zip(flat.names, keep, strict=True) if kept]
+        rest = (Flat(flat.columns[:, keep], names, flat.label),) if keep.any() else ()
+        moved = value * flat.columns[:, self.column]
+        rows = self.model.rows
+        rows = replace(rows, offset=moved if rows.offset is None else rows.offset + moved)
+        prior = Prior(t for term in self.model.prior for t in (rest if term.flat else (term,)))
+        there = replace(self.objective, model=replace(self.model, prior=prior, rows=rows))
+        asked = self.optimum.free | self.optimum.limit
+        best = learn.maximise(there, np.where(self.optimum.theta == 0, 0.0, self.optimum.theta), asked)
+        return float(self.optimum.value[0] - best.value[0])
+
+    def ends(self, estimate: float, se: float, target: float) -> tuple[float, float]:
+        """Where the drop reaches ``target`` below and above the estimate."""
+        ends = [crossing(lambda t: self.drop(t) - target, estimate, sign * 2 * se) for sign in (-1, 1)]
+        low, high = (np.nan if end is None else end for end in ends)
+        return low, high

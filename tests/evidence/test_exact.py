@@ -9,7 +9,7 @@ from scipy.linalg import null_space
 from scipy.stats import multivariate_normal
 
 from marglik import textbook
-from marglik.evidence import Exact, choose, evaluate
+from marglik.evidence import Exact, Laplace, choose, evaluate
 from marglik.likelihoods import Gaussian, Poisson
 from marglik.model import LinearModel
 from marglik.priors import Flat, Prior, RandomEffects, Ridge
@@ -254,13 +254,14 @@ class Changed:
 
     def __init__(self, change):
         self.change = change
+        self.method = Laplace() if change is _shifted_posterior else Exact()
 
     def __call__(self, model, theta, start=None):
-        e = Exact()(model, theta)
+        e = self.method(model, theta)
         return replace(e, **self.change(e, theta, start))
 
     def batched(self, model):
-        return Exact().batched(model)
+        return self.method.batched(model)
 
     def unsuited(self, model):
         return Exact().unsuited(model)
@@ -271,21 +272,21 @@ def _shifted_posterior(e, theta, start):
 
 
 FAULTS = {
-    "gradient": (lambda e, t, s: {"gradient": e.gradient * (1 + 1e-5)}, "the gradient in .* differs from differences"),
+    "gradient": (lambda e, t, s: {"slope": e.gradient * (1 + 1e-5)}, "the gradient in .* differs from differences"),
     "forgotten constant": (lambda e, t, s: {"log_value": e.log_value + 0.5}, "is not the log density of y"),
     "forgotten log det": (
         lambda e, t, s: {"log_value": e.log_value + np.log(t[..., 0])},
         "the gradient in .* differs from differences",
     ),
-    "hessian": (lambda e, t, s: {"hessian": e.hessian * 1.01}, "the Hessian's row"),
+    "hessian": (lambda e, t, s: {"curvature": e.hessian * 1.01}, "the Hessian's row"),
     "mode": (_shifted_posterior, "distance of the posterior mean from the mode"),
     "warm start": (
         lambda e, t, s: {"log_value": e.log_value + 1e-6 * (s is not None)},
         "a warm start changes the value",
     ),
-    "not finite": (lambda e, t, s: {"gradient": e.gradient * np.nan}, "log_value is .* and the gradient"),
+    "not finite": (lambda e, t, s: {"slope": e.gradient * np.nan}, "log_value is .* and the gradient"),
     "trouble": (lambda e, t, s: {"checks": {"mode": "It went astray."}}, "It went astray"),
-    "shape": (lambda e, t, s: {"gradient": e.gradient[..., :1]}, "must have shapes"),
+    "shape": (lambda e, t, s: {"slope": e.gradient[..., :1]}, "must have shapes"),
 }
 
 

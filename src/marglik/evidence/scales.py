@@ -25,7 +25,6 @@ import numpy as np
 from marglik.evidence import relevance
 from marglik.evidence.base import Evidence
 from marglik.likelihoods import LOG_2PI
-from marglik.scales_posterior import ScalesPosterior
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,9 +93,7 @@ def evidence(model: LinearModel, theta: Float[Array, "V k"]) -> Evidence:
     own = data.learned
     n, f = model.rows.n, data.Q.shape[1]
     constant = model.log_row_scale - f * np.log(n) / 2 - model.log_volume
-    return Evidence(
-        value + constant, gradient[:, own], hessian[:, own][:, :, own], posterior=ScalesPosterior(model, theta)
-    )
+    return Evidence(value + constant, gradient[:, own], hessian[:, own][:, :, own])
 
 
 def maxima(model: LinearModel, theta: Float[Array, "k"], free: Bool[Array, "k"]) -> Float[Array, "V k"]:
@@ -179,48 +176,50 @@ class _Ascent:
             there = np.where(self.free, np.append(level * noise / sizes, noise), self.held)
             found = self.local(there, targets)
             best = found if best is None else _better(found, best)
-        assert best is not None
-        return best
+        return best  # type: ignore[return-value]
 
     def no_scales(self, targets: Array) -> Local:
         """Noise alone, besides what is held."""
         noise = self.data.total.mean() / self.data.n_free
         return self.local(np.where(self.free, np.append(np.zeros(len(self.held) - 1), noise), self.held), targets)
 
+    @property
+    def most(self) -> Float[Array, "k"]:
+        """How many directions each variance could take; none for a noise that cannot be zero."""
+        data = self.data
+        counts = np.bincount(data.place, data.squares > 0, data.n_scales)
+        noiseless = counts.sum() >= data.n_directions == data.n_free
+        return np.append(counts, data.n_free / 10 if noiseless else 0.0)
+
     def climbed(self, here: Local, targets: Array) -> Local:
         """Newton's method within trust regions, until no step and no scale that is zero gains."""
-        V = len(targets)
+        V, most = len(targets), self.most
         radius = np.full(V, RADIUS)
-        for places in _places(V):
-            step, _ = _newton(here, self.free, radius)
+        for places in _places(V) if self.rescales else ():
+            step, _ = _newton(here, self.free, most, radius)
             trial = _gathered(_moved(here.variances, step), self.sizes, places)
-            there = self.joined(np.where(self.free, trial, self.held), targets)
-            here = _better(there, here)
+            here = _better(self.joined(np.where(self.free, trial, self.held), targets), here)
         going = np.arange(V)
         for _ in range(MAX_ROUNDS):
             now = _part(here, going)
-            step, gain = _newton(now, self.free, radius[going])
-            still = gain < DONE
-            opened = self._opened(now, still)
-            trial = np.where(opened >= 0, opened, _moved(now.variances, np.where(still[:, None], 0.0, step)))
-            last = still & (opened < 0).all(axis=1)
+            step, gain = _newton(now, self.free, most, radius[going])
+            opened = self._opened(now, gain < DONE)
+            last = (gain < DONE) & (opened < 0).all(axis=1) & np.isfinite(step).all(axis=1)
+            moved = _moved(now.variances, step)
             if last.any():
-                here = _put(here, going[last], _finished(_part(now, last), step[last]))
-            going, now, trial, step, gain = (
-                _part(x, ~last) if isinstance(x, Local) else x[~last] for x in (going, now, trial, step, gain)
-            )
+                here.variances[going[last]] = moved[last]
+                here.value[going[last]] += gain[last]
+            trial = np.where((opened >= 0).any(axis=1, keepdims=True), np.maximum(now.variances, opened), moved)
+            going, now, trial, step, gain = going[~last], _part(now, ~last), trial[~last], step[~last], gain[~last]
             if not len(going):
                 break
             there = self.joined(np.where(self.free, trial, self.held), targets[going])
             ratio = (there.value - now.value) / np.maximum(gain, DONE)
-            length = np.where(np.isfinite(step), np.abs(step), 0.0).max(axis=1)
-            radius[going] = np.where(
-                ratio < 0.25, np.maximum(length, 1e-3) / 4, np.where(ratio > 0.75, 2 * radius[going], radius[going])
-            ).clip(max=FARTHEST)
-            better = ratio > 1e-4
-            here = _put(here, going[better], _part(there, better))
-            stuck = ~better & (radius[going] < 1e-10)
-            going = going[~stuck]
+            r = radius[going] * np.where(ratio < 0.25, 0.25, np.where(ratio > 0.75, 2, 1))
+            radius[going] = np.minimum(r, FARTHEST)
+            better = there.value > now.value
+            _put(here, going[better], _part(there, better))
+            going = going[better | (r > 1e-8)]
         return here
 
     def _opened(self, at: Local, still: Bool[Array, "V"]) -> Float[Array, "V k"]:
@@ -246,21 +245,24 @@ def _places(V: int) -> Iterator[int]:
 
 
 def _better(a: Local, b: Local) -> Local:
-    return _put(b, np.flatnonzero(a.value > b.value), _part(a, a.value > b.value))
+    """b with the targets for which a is better."""
+    better = a.value > b.value
+    _put(b, np.flatnonzero(better), _part(a, better))
+    return b
 
 
 def _part(a: Local, which: Array) -> Local:
     return Local(*(field[which] for field in a))
 
 
-def _put(a: Local, which: Array, b: Local) -> Local:
-    out = Local(*(field.copy() for field in a))
-    for field, new in zip(out, b, strict=True):
+def _put(a: Local, which: Array, b: Local) -> None:
+    for field, new in zip(a, b, strict=True):
         field[which] = new
-    return out
 
 
-def _newton(at: Local, free: Bool[Array, "k"], radius: Float[Array, "V"]) -> tuple[Array, Array]:
+def _newton(
+    at: Local, free: Bool[Array, "k"], most: Float[Array, "k"], radius: Float[Array, "V"]
+) -> tuple[Array, Array]:
     """Steps in log variances within the radius, and what they should gain; −∞ is a variance of zero.
 
     Weak scales step in their variance, where the evidence has a slope at zero.
@@ -268,7 +270,38 @@ def _newton(at: Local, free: Bool[Array, "k"], radius: Float[Array, "V"]) -> tup
     a = at.variances
     on = free & (a > 0)
     g = np.where(on, a * at.slope, 0.0)
-    M = -a[:, :, None] * a[:, None, :] * at.curvature
-    taken = a * at.traces
-    counts = ...
-'''
+    M = np.where(on[:, :, None] & on[:, None, :], -a[:, :, None] * a[:, None, :] * at.curvature, 0.0)
+    k = np.arange(a.shape[1])
+    weak = a * at.traces < most * WEAK
+    M[:, k, k] -= np.where(weak, 0.0, g)
+    M[:, k, k] = np.where(on, M[:, k, k], 1.0)
+    own = np.sqrt(np.abs(M[:, k, k])) + 1e-300
+    d, U = np.linalg.eigh(M / own[:, :, None] / own[:, None, :])
+    z = np.einsum("vji,vj->vi", U, g / own) / np.maximum(np.abs(d), 1e-8)
+    step = np.einsum("vij,vj->vi", U, z) / own
+    limit = np.where(weak & (step > 0), np.expm1(radius)[:, None], np.where(weak, np.inf, radius[:, None]))
+    shrink = np.minimum(1, (limit / np.maximum(np.abs(step), 1e-300)).min(axis=1))
+    step = np.where(weak, np.maximum(step * shrink[:, None], -1.0), step * shrink[:, None])
+    gain = np.einsum("vi,vi->v", g, step) - np.einsum("vi,vij,vj->v", step, M, step) / 2
+    with np.errstate(divide="ignore"):
+        return np.where(weak, np.log1p(np.where(weak, step, 0.0)), step), gain
+
+
+def _moved(variances: Float[Array, "V k"], step: Float[Array, "V k"]) -> Float[Array, "V k"]:
+    return variances * np.exp(step)
+
+
+def _gathered(trial: Float[Array, "V k"], sizes: Float[Array, "k"], places: int) -> Float[Array, "V k"]:
+    """Variances moved to the nearest of a few places in log(1 + signal to noise), found by k-means."""
+    seen = np.log1p(trial[:, :-1] / trial[:, -1:] * sizes)
+    rng = np.random.default_rng(0)
+    centres = seen[rng.choice(len(seen), places, replace=False)]
+    for _ in range(5):
+        distance = np.square(centres).sum(axis=1) - 2 * seen @ centres.T
+        nearest = distance.argmin(axis=1)
+        count = np.bincount(nearest, minlength=places)
+        sums = np.stack([np.bincount(nearest, column, places) for column in seen.T], axis=1)
+        centres = np.where(count[:, None] > 0, sums / np.maximum(count, 1)[:, None], centres)
+    ratios = np.expm1(centres) / np.where(sizes > 0, sizes, 1.0)
+    noise = trial[:1, -1:]
+    return np.hstack([ratios * noise, np.broadcast_to(noise, (places, 1))])[nearest]

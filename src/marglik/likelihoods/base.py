@@ -198,9 +198,11 @@ class Likelihood(ABC):
 
     def check_link(self, link: str) -> None:
         """Raise unless it has this link."""
-        if link not in (self.links or (self.link,)):
-            known = " or ".join(map(repr, self.links)) if self.links else f"{self.link!r} only"
-            raise ValueError(f"{type(self).__name__} has the link {known}, not {link!r}.")
+        if self.links and link not in self.links:
+            *others, last = map(repr, self.links)
+            raise ValueError(f"{type(self).__name__} has the links {', '.join(others)} and {last}, not {link!r}.")
+        if not self.links and link != self.link:
+            raise ValueError(f"{type(self).__name__} has the link {self.link!r} only, not {link!r}.")
 
     def _lacks(self, what: str, method: str) -> NoReturn:
         raise Unsupported(

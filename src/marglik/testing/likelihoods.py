@@ -68,12 +68,13 @@ def check_likelihood(
             law = _law(likelihood, value, point)
             given = _said(likelihood.sample, np.full(n_draws, float(value)), point, rng)
             draws = law.draws(n_draws, rng) if given is None else np.asarray(given, float)
+            require(not likelihood.outcomes.violations(draws).any(), f"{where}: a draw is no possible outcome.")
             _check_slopes(likelihood, draws[:8], value, point, where)
             _check_deviance(likelihood, draws[:8], value, point, where)
             _check_facts(likelihood, draws[:8], grid, point, where)
             if law.resolved:
                 _check_moments(likelihood, law, value, point, where)
-                _check_draws(law, draws, likelihood.outcomes, where)
+                _check_draws(law, draws, where)
             _check_starts(likelihood, draws[:50], where)
 
 
@@ -204,9 +205,8 @@ def _check_moments(likelihood: Likelihood, law: _Law, eta: float, theta: Array, 
         agree(variance, spread, 1e-7, f"{where}: variance is not that of the density", spread)
 
 
-def _check_draws(law: _Law, draws: Array, outcomes: Outcomes, where: str) -> None:
+def _check_draws(law: _Law, draws: Array, where: str) -> None:
     n = len(draws)
-    require(not outcomes.violations(draws).any(), f"{where}: a draw is no possible outcome.")
     p = float(kolmogorov(np.sqrt(n) * law.distance(draws)))
     what = f"{where}: {n} draws do not follow the density (Kolmogorov distance {law.distance(draws):.3g})"
     require(p > SURE, f"{what}: chance does that once in {1 / max(p, 1e-300):.0e} times.")
@@ -265,19 +265,23 @@ def _check_deviance(likelihood: Likelihood, y: Array, eta: float, theta: Array, 
     require(np.shape(deviance) == y.shape, f"{where}: deviance must have the shape of y, {y.shape}.")
     density, second = likelihood.log_density(y, at, theta), likelihood.derivatives(y, at, theta)[1]
     width = 1 / np.sqrt(np.abs(second).max())
-    steps = width * np.sinh(np.linspace(-10, 10, 401))
-    steps = steps[np.abs(steps) < 40 + 2 * np.abs(eta) + 40 * width]
-    with np.errstate(over="ignore", invalid="ignore"):
-        path = likelihood.log_density(y, eta + steps[:, None], theta)
-    for i, best in enumerate(np.argmax(np.nan_to_num(path, nan=-np.inf), axis=0)):
+    steps = np.sinh(np.linspace(-10, 10, 401))
+    steps = steps[np.abs(steps) < 40 + (40 + 2 * np.abs(eta)) / width]
 
-        def height(e: float, i: int = i) -> float:
-            return float(likelihood.log_density(y[i : i + 1], np.array([e]), theta)[0])
+    def path(t: Array) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.nan_to_num(likelihood.log_density(y, eta + width * t, theta), nan=-np.inf)
 
-        ends = eta + steps[max(best - 1, 0)], eta + steps[min(best + 1, len(steps) - 1)]
-        top = max(-minimize_scalar(lambda e: -height(e), bounds=ends, method="bounded").fun, path[best, i])
+    along = path(steps[:, None])
+    for i, best in enumerate(np.argmax(along, axis=0)):
+        near = float(steps[max(best - 1, 0)]), float(steps[min(best + 1, len(steps) - 1)])
+
+        def fall(t: float, i: int = i) -> float:
+            return -float(path(np.array(t))[i])
+
+        found = minimize_scalar(fall, bounds=near, method="bounded", options={"xatol": 1e-6})
         what = f"{where}: deviance is not twice the distance to the largest log density"
-        agree(deviance[i], 2 * (top - density[i]), 1e-6, what, 1 + abs(deviance[i]))
+        agree(deviance[i], 2 * (max(-found.fun, along[best, i]) - density[i]), 1e-6, what, 1 + abs(deviance[i]))
 
 
 def _check_facts(likelihood: Likelihood, y: Array, grid: Array, theta: Array, where: str) -> None:
