@@ -82,7 +82,10 @@ def base(kind, reml):
     return start, start.fit()
 
 
-@pytest.fixture(params=[(kind, reml) for kind in KINDS for reml in (True, False)], ids=lambda p: f"{p[0]}, reml={p[1]}")
+EVERY = [*((kind, True) for kind in KINDS), ("pair", False), ("crossed", False), ("singular", False)]
+
+
+@pytest.fixture(params=EVERY, ids=lambda p: f"{p[0]}, reml={p[1]}")
 def pair(request):
     return base(*request.param)
 
@@ -163,7 +166,7 @@ def test_order_of_levels(pair):
     np.testing.assert_allclose(theirs[g], ours, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 0, 3, 2), (2, 1, 0, 3)])
+@pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 0, 3, 2)])
 def test_order_of_terms(pair, order):
     start, fitted = pair
     other = replace(start, order=order).fit()

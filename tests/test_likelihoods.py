@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.special import expit, ndtr
+from scipy.special import expit, ndtr, polygamma
 
 import marglik
 from marglik.hyperparameters import Hyperparameter
@@ -153,7 +153,7 @@ def test_numerical_derivatives(likelihood, theta, y, eta, values):
     for i, size in enumerate(theta):
         for order in range(3):
             error = np.abs(found[4 + 3 * i + order] - values[4 + 3 * i + order]) * width**order * size
-            assert np.all(error <= 1e-5 * np.abs(values[4 + 3 * i + order]) * width**order * size + 100 * noise)
+            assert np.all(error <= 1e-5 * np.abs(values[4 + 3 * i + order]) * width**order * size + 5 * noise)
 
 
 SCIPY = {
@@ -210,8 +210,9 @@ def test_gamma_of_a_large_shape_is_gaussian():
 
 def test_gamma_family_keeps_digits():
     x = 10.0 ** np.arange(-6, 12)
-    np.testing.assert_allclose(polygammas(x + 1)[0] + 1 / x * 0, polygammas(x)[0] + 1 / x, rtol=1e-12)
-    np.testing.assert_allclose(log_rising(1.0, x), 0, atol=1e-15)
+    for order, found in enumerate(polygammas(x)):
+        np.testing.assert_allclose(found, polygamma(order, x), rtol=1e-13)
+    np.testing.assert_allclose(log_rising(1.0, x), 0, atol=3e-15)
     np.testing.assert_allclose(log_rising(2.0, x), np.log1p(1 / x), rtol=1e-13, atol=1e-300)
     np.testing.assert_allclose(stirling(x[-6:]), 1 / (12 * x[-6:]), rtol=1e-10)
     np.testing.assert_allclose(log1pmx(1 / x[7:]), -1 / (2 * x[7:] ** 2), rtol=0.1)
@@ -264,15 +265,11 @@ def test_a_link_is_chosen_by_fit():
         (lambda: Poisson().with_link("identity"), "Poisson has the link 'log' only, not 'identity'."),
         (
             lambda: Binomial(2.5),
-            "trials must be a whole number from 0, one for all rows or one for each, but it has 2.5.",
+            "trials must be a whole number from 0, one for all rows or one for each, but it is 2.5.",
         ),
         (
             lambda: Binomial([3, 1, -1]),
-            "trials must be a whole number from 0, one for all rows or one for each, but it has -1 in row 2.",
-        ),
-        (
-            lambda: Binomial(np.ones((2, 2))),
-            "trials must be a whole number from 0, one for all rows or one for each, but it has shape (2, 2).",
+            "trials must be a whole number from 0, one for all rows or one for each, but it is -1 in row 2.",
         ),
         (
             lambda: LinearModel(Binomial([3, 4]), Flat(np.ones(3)), np.ones(3)),
@@ -354,8 +351,11 @@ class Logistic(Likelihood):
         return -r - 2 * np.log1p(np.exp(-r)) - np.log(theta[0])
 
 
-class Weibull(Logistic):
+class Weibull(Likelihood):
     outcomes = Gamma.outcomes
+
+    def hyperparameters(self):
+        return (Hyperparameter("shape"),)
 
     def log_density(self, y, eta, theta):
         log_z = theta[0] * (np.log(y) - eta)
@@ -506,8 +506,10 @@ FAULTS = {
         "log_density must have the shape of y",
     ),
     "broadcasting": (
-        _changed(P, log_density=lambda y, eta, theta: P.log_density(y, eta, theta).reshape(y.shape)),
-        "log_density must broadcast y and η|cannot reshape",
+        _changed(
+            P, log_density=lambda y, eta, theta: P.log_density(y, eta, theta).max(axis=tuple(range(1, np.ndim(y))))
+        ),
+        "log_density must broadcast y and η",
     ),
 }
 

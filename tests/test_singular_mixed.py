@@ -293,10 +293,10 @@ def profile_end(fit, name, inside, outside):
             return -truth.at_values({name: value, **free}).value
 
         starts = [np.where([n.startswith("cor") for n in rest], r, -0.5) for r in (-0.7, 0.7)]
-        best = min(minimize(density, v, method="BFGS", options={"gtol": 1e-6}).fun for v in starts)
+        best = min(minimize(density, v, method="BFGS", options={"gtol": 1e-5}).fun for v in starts)
         return 2 * (fit.log_evidence + best) - DROP
 
-    return brentq(drop, inside, outside, xtol=1e-5)
+    return brentq(drop, inside, outside, xtol=1e-4)
 
 
 ENDS = {

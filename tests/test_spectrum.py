@@ -4,11 +4,11 @@
 import numpy as np
 import pytest
 
+from marglik.bases import Eigen, Tridiagonal
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.priors import Flat, Ridge
 from marglik.rows import InMemory
-from marglik.spectrum import Eigen, Tridiagonal
 
 A, B = np.array([0.7, 2.0, 0.01]), np.array([0.3, 0.05, 4.0])
 SHAPES = {  # rows, columns, targets -> the basis that is cheapest
@@ -84,9 +84,8 @@ def test_eigenvalues_and_lengths(data):
     _, y, d, U = dense(X, y, flat)
     np.testing.assert_allclose(spectrum.basis.eigenvalues, d, rtol=1e-10, atol=1e-13 * d[-1])
     np.testing.assert_allclose(spectrum.total, np.sum(y**2, axis=0), rtol=1e-12)
-    everyone = slice(0, y.shape[1])
     explained = np.sum((U.T @ y) ** 2, axis=0)
-    np.testing.assert_allclose(spectrum.basis.explained(everyone), explained, rtol=1e-10)
+    np.testing.assert_allclose(spectrum.basis.explained(), explained, rtol=1e-10)
     np.testing.assert_allclose(spectrum.rest, np.sum(y**2, axis=0) - explained, rtol=1e-9, atol=1e-12)
 
 
@@ -123,22 +122,26 @@ def test_profile_and_quadratic(data):
         slope[:, i] = value[:, i] - shift**2 * np.sum(c * RRc, axis=0)
         third = np.sum(RRc * Rc, axis=0)
         curvature[:, i] = slope[:, i] - 2 * shift**2 * np.sum(c * RRc, axis=0) + 2 * shift**3 * third
-    found = spectrum.basis.profile(slice(0, V), lam)
+    trace = np.array([np.trace(X @ X.T @ np.linalg.inv(X @ X.T + shift * np.eye(len(X)))) for shift in lam])
+    found = spectrum.basis.slopes(slice(0, V), lam)
     size = np.abs(value).max()
     np.testing.assert_allclose(found[0], value, rtol=1e-9, atol=1e-9 * size)
     np.testing.assert_allclose(found[1], slope, rtol=1e-8, atol=1e-9 * size)
+    np.testing.assert_allclose(found[2], trace / 2, rtol=1e-9)
     for i, shift in enumerate(lam):
-        at = spectrum.basis.quadratic(slice(0, V), np.full(V, shift))
-        for one, expected in zip(at, (value[:, i], slope[:, i], curvature[:, i]), strict=True):
-            np.testing.assert_allclose(one, expected, rtol=1e-8, atol=1e-9 * size)
+        at = np.array([spectrum.basis.ridged(v, shift)[:3] for v in range(V)]).T
+        np.testing.assert_allclose(at, [value[:, i], slope[:, i], curvature[:, i]], rtol=1e-8, atol=1e-9 * size)
 
 
 def test_weights(data):
     X, y, flat, *_ = data
     spectrum = spectrum_of(X, y, flat)
+    means = spectrum.Q.T @ X / len(X)
     X, y, *_ = dense(X, y, flat)
     V = y.shape[1]
-    found = spectrum.weights(A[:V], B[:V])
+    found, along = spectrum.weights(A[:V], B[:V])
+    np.testing.assert_allclose(spectrum.means, means, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(along, found @ means.T, rtol=1e-9, atol=1e-12)
     for v in range(V):
         K = A[v] * X @ X.T + B[v] * np.eye(len(X))
         np.testing.assert_allclose(found[v], A[v] * X.T @ np.linalg.solve(K, y[:, v]), rtol=1e-8, atol=1e-10)
@@ -148,7 +151,7 @@ def test_eigenvectors(data):
     X, y, flat, *_ = data
     spectrum = spectrum_of(X, y, flat)
     X, *_ = dense(X, y, flat)
-    d, U = spectrum.eigen()
+    d, U = spectrum.basis.eigenvalues, spectrum.basis.eigenvectors
     G = X.T @ X if spectrum.primal else X @ X.T
     np.testing.assert_allclose(G @ U, U * d, rtol=0, atol=1e-10 * d[-1])
     np.testing.assert_allclose(U.T @ U, np.eye(len(d)), rtol=0, atol=1e-11)
@@ -175,7 +178,7 @@ def test_rank_deficient_designs(kind, shape):
     np.testing.assert_allclose(spectrum.basis.eigenvalues, d, rtol=1e-9)
     explained = np.sum((U.T @ y) ** 2, axis=0)
     np.testing.assert_allclose(spectrum.rest, np.sum(y**2, axis=0) - explained, rtol=1e-9, atol=1e-12)
-    w = spectrum.weights(A[:V], B[:V])
+    w = spectrum.weights(A[:V], B[:V])[0]
     for v in range(V):
         K = A[v] * X @ X.T + B[v] * np.eye(n)
         np.testing.assert_allclose(w[v], A[v] * X.T @ np.linalg.solve(K, y[:, v]), rtol=1e-7, atol=1e-9)
@@ -190,11 +193,14 @@ def test_columns_with_huge_means(shape, mean):
     X = mean * rng.uniform(0.5, 1, p) + rng.standard_normal((n, p))
     y = rng.standard_normal((n, V)) + X[:, :1]
     spectrum = spectrum_of(X, y)
+    w, along = spectrum.weights(A[:V], B[:V])
+    np.testing.assert_allclose(spectrum.means, spectrum.Q.T @ X / n, rtol=0, atol=1e-14 * mean)
+    np.testing.assert_allclose(along, w @ spectrum.means.T, rtol=0, atol=1e-9 * mean * np.abs(w).max())
     X, y, d, U = dense(X, y, True)
     lost = max(1e-9, 1e4 * mean * 2.0**-53)
     np.testing.assert_allclose(spectrum.basis.eigenvalues, d, rtol=lost)
     explained = np.sum((U.T @ y) ** 2, axis=0)
-    np.testing.assert_allclose(spectrum.basis.explained(slice(0, V)), explained, rtol=lost)
+    np.testing.assert_allclose(spectrum.basis.explained(), explained, rtol=lost)
 
 
 @pytest.mark.parametrize("noise", [1e-3, 1e-6, 1e-9])
@@ -233,5 +239,5 @@ def test_many_targets_are_the_targets_one_by_one():
         alone = spectrum_of(X, y[:, v])
         np.testing.assert_allclose(together.rest[v], alone.rest[0], rtol=1e-12)
         np.testing.assert_allclose(together.shift[:, v], alone.shift[:, 0], rtol=1e-12)
-        w = alone.weights(a[:1], b[:1])[0]
-        np.testing.assert_allclose(together.weights(a, b)[v], w, rtol=1e-11, atol=1e-13)
+        w = alone.weights(a[:1], b[:1])[0][0]
+        np.testing.assert_allclose(together.weights(a, b)[0][v], w, rtol=1e-11, atol=1e-13)

@@ -40,7 +40,14 @@ class Block(NamedTuple):
         return self.columns.shape[1] // self.size
 
     def covariance(self, L):
-        return self.given + np.kron(np.eye(self.repeats, dtype=int), L @ L.T)
+        return self.given + self.repeated(L @ L.T)
+
+    def repeated(self, M):
+        """I ⊗ M."""
+        q, m = self.repeats, self.size
+        out = np.zeros((q, m, q, m), M.dtype)
+        out[range(q), :, range(q), :] = M
+        return out.reshape(q * m, q * m)
 
     def pooled(self, M):
         """Sum of the blocks of M that belong to one level."""
@@ -257,32 +264,29 @@ class Density:
 
     @cached_property
     def _directions(self):
-        """(i, T, ∂K/∂θ) for each coordinate of θ: T of block i, K of its levels."""
-        blocks, factors, *_ = self._parts
-        return [
-            (i, T, np.kron(np.eye(b.repeats, dtype=int), T @ L.T + L @ T.T))
-            for i, (b, L) in enumerate(zip(blocks, factors, strict=True))
-            for T in b.templates
-        ]
+        """(i, T) for each coordinate of θ, T of block i."""
+        return [(i, T) for i, b in enumerate(self._parts[0]) for T in b.templates]
 
     @cached_property
     def gradient(self):
         with localcontext(prec=DIGITS):
             L = self._parts[1]
-            return np.array([float(2 * np.sum(T * (self._slopes[i] @ L[i]))) for i, T, _ in self._directions])
+            return np.array([float(2 * np.sum(T * (self._slopes[i] @ L[i]))) for i, T in self._directions])
 
     @cached_property
     def hessian(self):
         G, S, s = self._in_columns
+        blocks, factors, *_ = self._parts
         k, places = len(self._directions), self._places
         H = np.empty((k, k))
         with localcontext(prec=DIGITS):
-            for a, (i, T, dK) in enumerate(self._directions):
+            bends = [blocks[i].repeated(T @ factors[i].T + factors[i] @ T.T) for i, T in self._directions]
+            for a, (i, T) in enumerate(self._directions):
                 p = places[i]
-                left, pull = dK @ G[p], (s[p] @ dK) @ S[p]
-                for b, (j, U, dJ) in enumerate(self._directions[: a + 1]):
+                left, pull = bends[a] @ G[p], (s[p] @ bends[a]) @ S[p]
+                for b, (j, U) in enumerate(self._directions[: a + 1]):
                     q = places[j]
-                    value = np.sum(left[:, q] * (dJ @ G[q, p]).T) / 2 - pull[q] @ dJ @ s[q]
+                    value = np.sum(left[:, q] * (bends[b] @ G[q, p]).T) / 2 - pull[q] @ bends[b] @ s[q]
                     if i == j:
                         value += 2 * np.sum(T * (self._slopes[i] @ U))
                     H[a, b] = H[b, a] = float(value)

@@ -107,7 +107,12 @@ def _check_learnable(model: LinearModel, learned: set[str]) -> None:
     check_grouping(model.prior, model.rows, learned, noise, model.reml and not model.flat_in_theta)
     if noise not in learned:
         return
-    left_over = model.spectrum.total if model.one_scale else np.array([model.level_sums.border[-1, -1]])
+    if model.one_scale:
+        left_over = model.spectrum.total
+    elif model.dense_scales:
+        left_over = model.reduced.total
+    else:
+        left_over = np.array([model.level_sums.border[-1, -1]])
     if model.rows.y.ndim == 1:
         y = model.rows.y
         if not left_over[0] > 1e-12 * (y @ y) or model.rows.n_observations <= model.n_flat:

@@ -45,6 +45,8 @@ def solve_lower(L: Float[Array, "p p"], B: Float[Array, "p *r"], transposed: boo
 
 def solve_upper(R: Float[Array, "p p"], B: Float[Array, "p *r"], transposed: bool = False) -> Float[Array, "p *r"]:
     """R⁻¹B, or R⁻ᵀB."""
+    if len(R) == 1:
+        return B / R[0, 0]
     if not B.size:
         return np.zeros_like(B)
     return lapack.dtrtrs(R, B, trans=int(transposed))[0].reshape(B.shape)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from marglik import gram
 from marglik.expansion import Expansion, LinearExpansion
 from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
 from marglik.levels import Component, Grouping, LevelSums, components, sum_levels
@@ -25,6 +26,8 @@ from marglik.validate import check_design, check_finite, check_names, check_resp
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
+
+    from marglik.gram import Gram
 
 
 class Model(ABC):
@@ -54,6 +57,11 @@ class Model(ABC):
         """Whether the evidence is known along a single scale in closed form; see `LinearModel`."""
         return False
 
+    @property
+    def dense_scales(self) -> bool:
+        """Whether there are several scales, all of dense columns; see `LinearModel`."""
+        return False
+
     def subset(self, targets: Array) -> Model:
         """The model of some of the targets."""
         return self
@@ -80,11 +88,12 @@ class Model(ABC):
         """Values of θ from which learning may set out, of the right order of magnitude for these data."""
 
 
-def _in_units(h: Hyperparameter, size: float) -> Hyperparameter:
+def _in_units(h: Hyperparameter, model: LinearModel) -> Hyperparameter:
     """An entry of a factor in units of the response."""
     if h.triangle is None:
         return h
-    return replace(h, support=replace(h.support, unit=h.support.unit * size))  # type: ignore[type-var, attr-defined]
+    unit = h.support.unit * model.response_scale  # type: ignore[attr-defined]
+    return replace(h, support=replace(h.support, unit=unit))  # type: ignore[type-var, attr-defined]
 
 
 def _block_diagonal(blocks: Sequence[Float[Array, "m m"]]) -> Float[Array, "m m"]:
@@ -213,7 +222,7 @@ class LinearModel(Model):
     flat_in_theta: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.prior, Term):
+        if not isinstance(self.prior, Prior):
             object.__setattr__(self, "prior", Prior((self.prior,)))
         if not isinstance(self.rows, InMemory):
             object.__setattr__(self, "rows", InMemory(self.rows))
@@ -238,8 +247,7 @@ class LinearModel(Model):
 
     @cached_property
     def hyperparameters(self) -> Hyperparameters:
-        size = self.response_scale
-        own = [_in_units(h, size) for _, some in self._owned for h in some]
+        own = [_in_units(h, self) for _, some in self._owned for h in some]
         if self.flat_in_theta:
             own += [Hyperparameter(f"basis{i}", Real(), fixed_effect=True) for i in range(self.n_flat)]
         return Hyperparameters(own)
@@ -347,14 +355,41 @@ class LinearModel(Model):
     @cached_property
     def one_scale(self) -> bool:
         """Whether the model is Gaussian with one shared scale and its flat weights, if any, are integrated."""
+        scaled = [term for term in self.prior if not term.flat]
         return (
             self.likelihood.gaussian
             and not self.flat_in_theta
-            and len(self.dense) == 1
+            and (self.reml or not self.n_flat)
+            and len(scaled) == 1
+            and not scaled[0].grouped
+            and len(self.hyperparameters) == 2
+        )
+
+    @cached_property
+    def dense_scales(self) -> bool:
+        """Whether the model is Gaussian with several scales, all of dense columns, and its flat weights integrated."""
+        return (
+            self.likelihood.gaussian
+            and not self.flat_in_theta
             and not self.groupings
-            and self.n_prior_theta == 1
+            and not self.one_scale
+            and self.n_prior_theta > 0
             and (self.reml or not self.n_flat)
         )
+
+    @cached_property
+    def reduced(self) -> Gram:
+        """What a model with several scales of dense columns keeps of its rows."""
+        starts = {id(term): start for term, start in self.theta_starts()}
+        columns, place = [], []
+        for term in self.dense:
+            check_finite(term.columns, term.names)
+            columns.append(self.scaled(term.columns))
+            k = len(term.hyperparameters())
+            scale = term.factor(np.arange(starts[id(term)], starts[id(term)] + k)) if k else -np.ones(term.n_weights)
+            place.append(scale.astype(int))
+        X = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+        return gram.reduce(X, np.concatenate(place), self.flat_basis.Q, self.residuals, self.rows.n_observations)
 
     @cached_property
     def row_scale(self) -> Float[Array, "n"] | None:
@@ -391,13 +426,16 @@ class LinearModel(Model):
     @cached_property
     def flat_basis(self) -> FlatBasis:
         """Orthogonal coordinates for the flat weights."""
-        n, f = self.rows.n, self.n_flat
         flat = [t.columns for t in self.prior if t.flat]
-        X = flat[0] if flat else np.zeros((n, 0))
-        root_n = np.sqrt(n)
+        X = flat[0] if flat else np.zeros((self.rows.n, 0))
+        first = X[0].tolist()
+        constant = next(((j, c) for j, c in enumerate(first) if c and not np.count_nonzero(X[:, j] != c)), None)
+        if len(first) == 1 and constant and self.row_scale is None:  # an intercept alone needs no rotation
+            c = abs(first[0])
+            return FlatBasis(X / c, np.array([[c]]), constant)
+        root_n = np.sqrt(len(X))
         Q, R = independent_columns(self.scaled(X), self.flat_names)
-        constant = next((j for j in range(f) if X[0, j] and (X[:, j] == X[0, j]).all()), None)
-        return FlatBasis(Q * root_n, R / root_n, None if constant is None else (constant, float(X[0, constant])))
+        return FlatBasis(Q * root_n, R / root_n, constant)
 
     @cached_property
     def residuals(self) -> Residuals:

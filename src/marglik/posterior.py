@@ -318,27 +318,26 @@ class SpectralPosterior(TermPosterior):
         return x[0] if self.model.rows.y.ndim == 1 else x
 
     @cached_property
-    def _weights(self) -> Float[Array, "V p"]:
+    def _solution(self) -> tuple[Float[Array, "V p"], Float[Array, "V f"]]:
         return self._spectrum.weights(self.a, self.b)
+
+    @property
+    def _weights(self) -> Float[Array, "V p"]:
+        return self._solution[0]
 
     @cached_property
     def _flat(self) -> Float[Array, "V f"]:
-        s = self._spectrum
-        gamma = -self._weights @ np.ascontiguousarray(s.means.T)
-        return solve_upper(self.model.flat_basis.R, gamma.T).T + s.shift.T
+        return (self._spectrum.shift - solve_upper(self.model.flat_basis.R, self._solution[1].T)).T
 
     @cached_property
     def mean(self):
-        flat, ridge = self._labels
-        out = {} if flat is None else {flat: self._squeezed(self._flat)}
-        out[ridge] = self._squeezed(self._weights)
-        return {t.label: out[t.label] for t in self.model.prior}
+        return {t.label: self._squeezed(self._flat if t.flat else self._weights) for t in self.model.prior}
 
     @cached_property
     def _shrinkage(self) -> tuple[Array, Array]:
         """Eigenvectors in the space of weights (p, r), and the variance each loses: a²d/(ad + b), (V, r)."""
         s = self._spectrum
-        d, U = s.eigen()
+        d, U = s.basis.eigenvalues, s.basis.eigenvectors
         if not s.primal:
             U = (s.X.T @ U - s.means.T @ (s.Q.T @ U)) / np.sqrt(d)
         with np.errstate(invalid="ignore"):

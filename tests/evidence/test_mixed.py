@@ -143,13 +143,12 @@ def test_scales_of_zero(structure):
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 @pytest.mark.parametrize("structure", ["three correlated", "crossed", "crossed slopes", "nested twice", "banded"])
 def test_scales_far_from_the_noise(structure, scale, option):
-    """In decimal arithmetic; prior scales times a factor, then one at a time."""
+    """In decimal arithmetic; all prior scales times a factor, then one of them."""
     model = problem(structure, option)
     base = somewhere(model)
     check(model, base * np.append(np.full(len(base) - 1, scale), 1), True, base * scale)
-    for i in range(0, len(base) - 1, 2):
-        theta = base * np.where(np.arange(len(base)) == i, scale, 1)
-        check(model, theta, True, theta)
+    one = base * np.where(np.arange(len(base)) == 0, scale, 1)
+    check(model, one, True, one)
 
 
 @pytest.mark.parametrize("structure", ["intercept and slope", "three correlated", "crossed slopes"])

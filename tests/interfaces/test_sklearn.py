@@ -168,6 +168,23 @@ def test_units_change_nothing():
         np.testing.assert_allclose(other.log_evidence_, one.log_evidence_ - 39 * np.log(b), rtol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(60, 5), (90, 60), (20, 60), (60, 90)])
+@pytest.mark.parametrize("targets", [1, 3])
+def test_the_means_of_columns_change_nothing_but_the_intercept(shape, targets):
+    """Far from zero the design is projected before it is multiplied; predictions and their errors are the same."""
+    rng = np.random.default_rng(11)
+    X = rng.standard_normal(shape)
+    means = 1e5 * rng.uniform(0.5, 1, shape[1])
+    y = X @ rng.standard_normal((shape[1], targets)) + rng.standard_normal((shape[0], targets))
+    y = y[:, 0] if targets == 1 else y
+    near, far = RidgeEB().fit(X, y), RidgeEB().fit(X + means, y)
+    np.testing.assert_allclose(far.coef_, near.coef_, rtol=0, atol=1e-7 * np.abs(near.coef_).max())
+    np.testing.assert_allclose(far.intercept_, near.intercept_ - near.coef_ @ means, rtol=1e-7)
+    new = rng.standard_normal((7, shape[1]))
+    for one, other in zip(near.predict(new, return_std=True), far.predict(new + means, return_std=True), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-6 * np.abs(y).max())
+
+
 def test_layouts_and_precisions_of_arrays_change_nothing():
     X, y = data()
     one = RidgeEB().fit(X, y)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marglik.evidence import mixed, spectral
+from marglik.evidence import mixed, scales, spectral
 from marglik.evidence.base import EvidenceMethod
 from marglik.mixed_posterior import MixedPosterior
 from marglik.posterior import SpectralPosterior
@@ -32,8 +32,10 @@ class Exact(EvidenceMethod):
     profiles_flat = True
 
     def __call__(self, model, theta, start=None):
-        if self.batched(model):
+        if model.one_scale:
             return spectral.evidence(model, np.atleast_2d(theta))
+        if model.dense_scales:
+            return scales.evidence(model, np.atleast_2d(theta))
         return mixed.evidence(model, theta)
 
     def unsuited(self, model):
@@ -44,10 +46,12 @@ class Exact(EvidenceMethod):
         return f"needs a Gaussian likelihood, but this model's is {kind}"
 
     def batched(self, model):
-        return model.one_scale
+        return model.one_scale or model.dense_scales
 
     def maximum(self, model, theta, free):
-        return spectral.maxima(model, theta, free) if model.one_scale else None
+        if model.one_scale:
+            return spectral.maxima(model, theta, free)
+        return scales.maxima(model, theta, free) if model.dense_scales else None
 
     def posterior(self, model, theta, start=None):
         if model.one_scale:

@@ -27,8 +27,6 @@ from marglik.evidence.base import Evidence
 from marglik.likelihoods import LOG_2PI
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jaxtyping import Bool, Float
     from numpy import ndarray as Array
 
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 MAX_ROUNDS = 200
 RADIUS, FARTHEST = 2.0, 8.0
 """First trust radius, and the largest, in logarithms of variances."""
-DONE = 1e-7
+DONE = 1e-5
 """Nats that Newton's step promises when it is the last; what is left after it is the square of that."""
 WEAK = 0.5
 """A scale that keeps less than this of what its columns could take steps in its variance, others in its logarithm."""
@@ -46,14 +44,14 @@ LEAST = 1e-9
 """Nats that a scale must gain to be opened."""
 SHARED = 16
 """From so many targets on, they set out together."""
-LEVELS = np.logspace(-4, 6, 11)
+LEVELS = np.logspace(-3, 4, 8)
 """Signal to noise of a column at which all scales start."""
 
 
 class Local(NamedTuple):
     """The log evidence of some targets at variances of their own: value, slope and curvature in the variances.
 
-    ``traces`` is tr PK_k: a_k tr PK_k is how many directions scale k takes.
+    ``traces`` is tr PK_k: a_k tr PK_k is how many directions scale k takes; ``information`` is ½ tr PK_kPK_l.
     """
 
     variances: Float[Array, "V k"]
@@ -61,6 +59,7 @@ class Local(NamedTuple):
     slope: Float[Array, "V k"]
     curvature: Float[Array, "V k k"]
     traces: Float[Array, "V k"]
+    information: Float[Array, "V k k"]
 
 
 def expand(at: Solver, targets: slice | Array, rescaled: bool = False) -> Local:
@@ -71,8 +70,9 @@ def expand(at: Solver, targets: slice | Array, rescaled: bool = False) -> Local:
     value = -(n * (LOG_2PI + np.log(c)) + at.log_det + m.quadratic / c) / 2
     c = c[:, None]
     slope = (m.first / c - t) / (2 * c)
-    curvature = (T / 2 - m.second / c[:, :, None]) / c[:, :, None] ** 2
-    return Local(c * at.variances, value, slope, curvature, t / c)
+    information = T / (2 * c[:, :, None] ** 2)
+    curvature = information - m.second / c[:, :, None] ** 3
+    return Local(c * at.variances, value, slope, curvature, t / c, information)
 
 
 def evidence(model: LinearModel, theta: Float[Array, "V k"]) -> Evidence:
@@ -135,15 +135,15 @@ class _Ascent:
         return bool(self.free[-1]) and not np.any(self.held[:-1][~self.free[:-1]])
 
     def run(self) -> Float[Array, "V k"]:
-        """The better of what is reached from equal scales and from none."""
+        """What is reached from equal scales, or, for few targets, from none where that is better."""
         targets = np.arange(len(self.data.products))
         alive = self.data.total > 0
         out = np.tile(np.where(self.free, 0.0, self.held), (len(targets), 1))
         if alive.any():
-            first = self.climbed(self.equal_scales(targets[alive]), targets[alive])
-            second = self.climbed(self.no_scales(targets[alive]), targets[alive])
-            better = second.value > first.value
-            out[alive] = np.where(better[:, None], second.variances, first.variances)
+            best = self.climbed(self.equal_scales(targets[alive]), targets[alive])
+            if alive.sum() < SHARED:
+                best = _better(self.climbed(self.no_scales(targets[alive]), targets[alive]), best)
+            out[alive] = best.variances
         return out
 
     def local(self, variances: Float[Array, "k"], targets: Array) -> Local:
@@ -195,10 +195,11 @@ class _Ascent:
         """Newton's method within trust regions, until no step and no scale that is zero gains."""
         V, most = len(targets), self.most
         radius = np.full(V, RADIUS)
-        for places in _places(V) if self.rescales else ():
-            step, _ = _newton(here, self.free, most, radius)
-            trial = _gathered(_moved(here.variances, step), self.sizes, places)
-            here = _better(self.joined(np.where(self.free, trial, self.held), targets), here)
+        for together in (True, False):
+            trial = np.where(self.free, _scored(here, self.free), self.held)
+            if together and V >= SHARED and self.rescales:
+                trial = _gathered(trial, self.sizes, V // 8)
+            here = _better(self.joined(trial, targets), here)
         going = np.arange(V)
         for _ in range(MAX_ROUNDS):
             now = _part(here, going)
@@ -238,10 +239,17 @@ class _Ascent:
         return out
 
 
-def _places(V: int) -> Iterator[int]:
-    """At how many places targets are evaluated while they move together."""
-    if V >= SHARED:
-        yield from (max(1, V // 32), max(1, V // 8), max(1, V // 4))
+def _scored(at: Local, free: Bool[Array, "k"]) -> Float[Array, "V k"]:
+    """Variances after a step of Fisher's scoring, none below zero: from far away a better guess than Newton's."""
+    a = at.variances
+    on = free & (a > 0)
+    k = np.arange(a.shape[1])
+    I = np.where(on[:, :, None] & on[:, None, :], at.information * a[:, :, None] * a[:, None, :], 0.0)
+    I[:, k, k] += np.where(on, 1e-10 * I[:, k, k].max(axis=1, keepdims=True), 1.0)
+    step = np.linalg.solve(I, np.where(on, at.slope * a, 0.0)[:, :, None])[:, :, 0]
+    out = a * np.maximum(1 + step, 0.0)
+    out[:, -1] = np.maximum(out[:, -1], 1e-2 * a[:, -1])
+    return out
 
 
 def _better(a: Local, b: Local) -> Local:

@@ -10,9 +10,9 @@ a grid brackets each of its maxima by the sign of the slope, Newton's method fin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+    from marglik.bases import Ridged
     from marglik.model import LinearModel
     from marglik.spectrum import Spectrum
+
+Values = Any
+"""A number, or an array with one for each target."""
 
 
 def evidence(model: LinearModel, theta: Float[Array, "V 2"]) -> Evidence:
@@ -66,17 +70,18 @@ def _in_variances(spectrum: Spectrum, t: slice, a: Array, b: Array) -> tuple[Arr
     return value, slope, np.stack([np.stack([aa, ab], -1), np.stack([ab, bb], -1)], axis=-1)
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(NamedTuple):
     """The evidence along λ, up to constants: g(S, t) − ½ Σ log(1 + d/λ) with t = log λ and S(λ) = λ yᵀ(A + λI)⁻¹y.
 
-    ``g`` returns its value and first two total derivatives in t, given S and its own. ``variances`` gives (a, b) at
-    the maximum over what was profiled out. ``reach`` gives the λ below and above which no maximum can lie, given the
-    smallest and the largest sum of squares that the noise may have to explain, and the smallest eigenvalue.
+    ``g`` returns its value and first two total derivatives in t, given S and its own; ``slope`` the first alone.
+    ``variances`` gives (a, b) at the maximum over what was profiled out. ``reach`` gives the λ below and above which no
+    maximum can lie, given the smallest and the largest sum of squares that the noise may have to explain, and the
+    smallest eigenvalue.
     """
 
-    g: Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
-    variances: Callable[[Array, Array], tuple[Array, Array]]
+    g: Callable[[Values, Values, Values, Values], tuple[Values, Values, Values]]
+    slope: Callable[[Array, Array, Array], Array]
+    variances: Callable[[Values, Values], tuple[Values, Values]]
     reach: Callable[[float, float, float], tuple[float, float]]
 
 
@@ -87,14 +92,20 @@ def _both_free(n: float) -> Profile:
         r = S1 / S
         return -n / 2 * np.log(S), -n / 2 * r, -n / 2 * (S2 / S - r * r)
 
-    return Profile(g, lambda S, lam: (S / n / lam, S / n), lambda low, high, d: (d * low / high, 0.0))
+    return Profile(
+        g,
+        lambda S, S1, t: -n / 2 * (S1 / S),
+        lambda S, lam: (S / n / lam, S / n),
+        lambda low, high, d: (d * low / high, 0.0),
+    )
 
 
 def _noise_given(b: float) -> Profile:
     """b given, a = b/λ."""
     return Profile(
         lambda S, S1, S2, t: (-S / (2 * b), -S1 / (2 * b), -S2 / (2 * b)),
-        lambda S, lam: (b / lam, np.full_like(lam, b)),
+        lambda S, S1, t: -S1 / (2 * b),
+        lambda S, lam: (b / lam, b + 0 * lam),
         lambda low, high, d: (d * b / high, d * high / b),
     )
 
@@ -106,131 +117,205 @@ def _scale_given(n: float, a: float) -> Profile:
         e = np.exp(-t) / (2 * a)
         return -n / 2 * t - S * e, -n / 2 - (S1 - S) * e, -(S2 - 2 * S1 + S) * e
 
-    return Profile(g, lambda S, lam: (np.full_like(lam, a), a * lam), lambda low, high, d: (low / n / a, high / n / a))
+    return Profile(
+        g,
+        lambda S, S1, t: -n / 2 - (S1 - S) * (np.exp(-t) / (2 * a)),
+        lambda S, lam: (a + 0 * lam, a * lam),
+        lambda low, high, d: (low / n / a, high / n / a),
+    )
 
 
 def maxima(model: LinearModel, theta: Float[Array, "2"], free: Array) -> Float[Array, "V 2"]:
     """θ at the global maximum of every target over the free coordinates; zeros are exact."""
     spectrum = model.spectrum
-    V = spectrum.response.n_targets
-    if not free.any():
+    V, (scale, noise) = spectrum.response.n_targets, free.tolist()
+    if not (scale or noise):
         return np.broadcast_to(theta, (V, 2)).copy()
-    if not spectrum.rank or not (free[0] or theta[0]):  # noise alone
-        sigma = np.sqrt(spectrum.total / spectrum.n_free) if free[1] else np.full(V, theta[1])
-        return np.column_stack([np.full(V, 0.0 if free[0] else theta[0]), sigma])
-    if free.all():
+    if not spectrum.rank or not (scale or theta[0]):  # noise alone
+        sigma = np.sqrt(spectrum.total / spectrum.n_free) if noise else np.full(V, theta[1])
+        return np.column_stack([np.full(V, 0.0 if scale else theta[0]), sigma])
+    if scale and noise:
         profile = _both_free(spectrum.n_free)
-    elif free[0]:
+    elif scale:
         profile = _noise_given(float(theta[1]) ** 2)
     else:
         profile = _scale_given(spectrum.n_free, float(theta[0]) ** 2)
-    scale, noise = bool(free[0]), bool(free[1])
+    search = Search(spectrum, profile, scale, noise)
     with np.errstate(all="ignore"):  # a target without variance, and λ at its ends, are decided by comparison
-        parts = [_block_maxima(spectrum, t, profile, scale, noise) for t in spectrum.response.blocks()]
-    return np.sqrt(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        if V == 1:
+            return np.sqrt([search.one()])
+        return np.sqrt(np.concatenate([search.block(t) for t in spectrum.response.blocks()]))
 
 
-def _block_maxima(spectrum: Spectrum, t: slice, profile: Profile, scale: bool, noise: bool) -> Float[Array, "V 2"]:
-    """(a, b) at the global maximum for one block of targets."""
-    basis, d = spectrum.basis, spectrum.basis.eigenvalues
-    rest, total, n = spectrum.rest[t], spectrum.total[t], spectrum.n_free
-    grid = _grid(spectrum, t, profile)
-    lam = np.exp(grid)
-    explained, slope = basis.profile(t, lam)
-    f1 = profile.g(rest[:, None] + explained, slope, slope, grid)[1] + basis.half_trace(lam)
-
-    # Every bracket in which the slope changes from up to down holds a maximum; so may both ends, which are limits.
-    up = f1 > 0
-    row, cell = np.nonzero(up[:, :-1] & ~up[:, 1:])
-    value, a, b = np.full(len(rest), -np.inf), np.zeros_like(rest), total / n
-    if scale:  # no signal: a = 0
-        b = b if noise else profile.variances(total, np.ones_like(total))[1]
-        value = -n / 2 * np.log(total) if noise else -total / (2 * b)
-    if noise and spectrum.rank == n:  # no noise: b = 0
-        one = np.ones_like(rest)
-        m = basis.moments(t, one, 0 * one).m
-        at_zero = m / n if scale else profile.variances(total, one)[0]
-        there = (-n / 2 * np.log(m) if scale else -m / (2 * at_zero)) - np.log(d).sum() / 2
-        better = there > value
-        value, a, b = np.where(better, there, value), np.where(better, at_zero, a), np.where(better, 0.0, b)
-    if len(row):
-        low, high = grid[cell], grid[cell + 1]
-        at_low = f1[row, cell]
-        start = low + (high - low) * at_low / (at_low - f1[row, cell + 1])
-        for i in _one_a_row(row):
-            r = row[i]
-            targets = t if len(r) == len(rest) else r + t.start
-            there, a_there, b_there = _polish(spectrum, targets, profile, low[i], start[i], high[i])
-            better = there > value[r]
-            won = r[better]
-            value[won], a[won], b[won] = there[better], a_there[better], b_there[better]
-    return np.stack([a, b], axis=1)
+STEP = 0.5
+"""Of the grid in log λ where eigenvalues lie. Slopes are analytic for |Im log λ| < π, so little hides in between."""
+COARSE = 5.0
+"""Beyond, where the slope is α + βλ/(1 + γλ) below all eigenvalues and α/λ + β/λ² above, and changes its sign once."""
+AROUND = np.linalg.inv(np.vander(np.arange(-3.0, 5.0)))
+"""Takes slopes at eight neighbouring nodes to the polynomial through them, in steps from the fourth."""
+NEAR = 2e-4
+"""A step in log λ so short that Halley's method can take it as the last one; or Newton's, where it is `FAINT`."""
+FAINT = 1e-8
+NARROW = 1e-12
+"""A bracket in log λ that needs no more halving."""
 
 
-def _one_a_row(row: Array) -> list[slice | Array]:
-    """Sorted row numbers cut into parts that name no row twice."""
-    again = np.flatnonzero(row[1:] == row[:-1]) + 1
-    if not len(again):
-        return [slice(None)]
-    first = np.ones(len(row), bool)
-    first[again] = False
-    rank = np.arange(len(row)) - np.maximum.accumulate(np.where(first, np.arange(len(row)), 0))
-    return [np.flatnonzero(rank == k) for k in range(rank.max() + 1)]
+@dataclass(frozen=True)
+class Search:
+    """For the global maximum along λ.
 
+    Every cell of a grid in which the slope changes from up to down holds a maximum; so may both ends, which are limits.
 
-def _grid(spectrum: Spectrum, t: slice, profile: Profile) -> Float[Array, "g"]:
-    """log λ: fine where eigenvalues lie, coarse beyond, to where what is left out is below 1e-9 nats."""
-    d, rest, total = spectrum.basis.eigenvalues, spectrum.rest[t], spectrum.total[t]
-    low, high = math.log(d[0]) - 4, math.log(d[-1]) + 4
-    bottom, top = low - 18, high + math.log(1e9 * spectrum.n_free)
-    most = float(total.max())
-    if most > 0:
-        least = float(rest[rest > 0].min(initial=most))
-        first, last = profile.reach(least, most, float(d[0]))
-        bottom = min(bottom, math.log(first) - 8)
-        top = max(top, math.log(last) + 24 if last else top)
-    return np.concatenate([np.arange(bottom, low, 3.0), np.arange(low, high, 0.5), np.arange(high, top, 3.0)])
+    Parameters
+    ----------
+    spectrum, profile
+        The evidence.
+    scale, noise
+        Which of the two is free, and may be zero.
+    """
 
+    spectrum: Spectrum
+    profile: Profile
+    scale: bool
+    noise: bool
 
-def _polish(
-    spectrum: Spectrum, targets: slice | Array, profile: Profile, low: Array, start: Array, high: Array
-) -> tuple[Array, Array, Array]:
-    """Safeguarded Newton for the slope's zero in each target's bracket; returns value and variances there."""
-    if len(start) == 1:  # the same arithmetic on scalars, which NumPy does several times faster than on arrays of one
-        target = targets.start if isinstance(targets, slice) else targets[0]
-        return tuple(map(np.atleast_1d, _newton(spectrum, target, profile, low[0], start[0], high[0])))  # type: ignore
-    return _newton(spectrum, targets, profile, low, start, high)
+    def one(self) -> tuple[float, float]:
+        """(a, b) of a single target: in numbers, which NumPy's arrays of one would make several times slower."""
+        rest, total = float(self.spectrum.rest[0]), float(self.spectrum.total[0])
+        grid, fine = self._grid(rest if rest > 0 else total, total)
+        S, S1, L1 = self.spectrum.basis.slopes(slice(0, 1), np.exp(grid))
+        slope = self.profile.slope(rest + S[0], S1[0], grid) + L1
+        up = slope > 0
+        found: list[tuple[Values, ...]] = [(-math.inf, 0.0, total / self.spectrum.n_free)]
+        found += self._ends(slice(0, 1), total)
+        for i in np.nonzero(up[:-1] & ~up[1:])[0].tolist():
+            (low, high), (f1, below) = grid[i : i + 2].tolist(), slope[i : i + 2].tolist()
+            start, f3 = f1 / (f1 - below), None
+            if i in fine:
+                u, bend = _root((AROUND @ slope[i - 3 : i + 5]).tolist(), start)
+                if 0 <= u <= 1:
+                    start, f3 = u, bend
+            found.append(self._climb(rest, low, low + (high - low) * start, high, f3))
+        _, a, b = max(found, key=lambda end: end[0])
+        return float(a), float(b)
 
+    def block(self, t: slice) -> Float[Array, "V 2"]:
+        """(a, b) of some of the targets."""
+        rest, total = self.spectrum.rest[t], self.spectrum.total[t]
+        most = float(total.max())
+        grid, fine = self._grid(float(rest[rest > 0].min(initial=most)), most)
+        S, S1, L1 = self.spectrum.basis.slopes(t, np.exp(grid))
+        slope = self.profile.slope(rest[:, None] + S, S1, grid) + L1
+        best = np.array([np.full_like(total, -np.inf), np.zeros_like(total), total / self.spectrum.n_free])
+        for end in self._ends(t, total):
+            best = np.where(end[0] > best[0], end, best)
 
-def _newton(
-    spectrum: Spectrum, targets: slice | Array, profile: Profile, low: Array, x: Array, high: Array
-) -> tuple[Array, Array, Array]:
-    basis, rest = spectrum.basis, spectrum.rest[targets]
-    before = last = bend = 0.0 * x
-    for attempt in range(100):
-        lam = np.exp(x)
-        S, S1, S2 = basis.quadratic(targets, lam)
-        S = S + rest
-        g, g1, g2 = profile.g(S, S1, S2, x)
-        trace, trace1 = basis.half_traces(lam)
-        slope, curvature = g1 + trace, g2 + trace1
-        moved = -slope / curvature
-        concave = curvature < 0
-        if attempt:
-            gone = x - before
-            bend = (curvature - last) / (gone + (gone == 0))
-        if abs(moved).max() < (1e-4 if attempt else 1e-8) and concave.all():
-            break
-        new = x + moved
-        stays = concave & (new > low) & (new < high)
-        if attempt > 5 or not stays.all():  # narrow the brackets, and halve them where Newton leaves
-            low, high = np.where(slope > 0, x, low), np.where(slope > 0, high, x)
-            new = np.where(stays, new, (low + high) / 2)
-            if (high - low < 1e-12).all():
+        up = slope > 0
+        row, cell = np.nonzero(up[:, :-1] & ~up[:, 1:])
+        low, high, f1 = grid[cell], grid[cell + 1], slope[row, cell]
+        start = f1 / (f1 - slope[row, cell + 1])
+        around = np.clip(cell, 3, len(grid) - 5)[:, None] + np.arange(-3, 5)
+        u, f3 = _root(AROUND @ slope[row[:, None], around].T, start)
+        known = (cell >= fine.start) & (cell < fine.stop) & (u >= 0) & (u <= 1)
+        start = low + (high - low) * np.where(known, u, start)
+        f3 = np.where(known, f3, np.nan)
+        found = self._climb_each(t.start + row, rest[row], low, start, high, f3)
+        higher = found[0] > best[0, row]
+        order = np.argsort(found[0, higher])  # where a target has several, the highest comes last and stays
+        best[:, row[higher][order]] = found[:, higher][:, order]
+        return best[1:].T
+
+    def _ends(self, t: slice, total: Values) -> list[tuple[Values, Values, Values]]:
+        """Value, a and b without signal and without noise, where these are limits."""
+        n, ends = self.spectrum.n_free, []
+        if self.scale:
+            b = total / n if self.noise else self.profile.variances(total, 1.0 + 0 * total)[1]
+            ends.append((-n / 2 * np.log(total) if self.noise else -total / (2 * b), 0 * total, b))
+        if self.noise and self.spectrum.rank == n:
+            m, log_det = self.spectrum.basis.unridged(t)
+            m = np.reshape(m, np.shape(total))
+            a = m / n if self.scale else self.profile.variances(total, 1.0 + 0 * total)[0]
+            ends.append(((-n / 2 * np.log(m) if self.scale else -m / (2 * a)) - log_det / 2, a, 0 * m))
+        return ends
+
+    def _grid(self, least: float, most: float) -> tuple[Float[Array, "g"], range]:
+        """log λ: fine where eigenvalues lie, coarse beyond, to where what is left out is below 1e-9 nats.
+
+        Also the cells in the midst of its fine part.
+        """
+        first, last = self.spectrum.basis.bounds
+        low, high = math.log(first) - 6, math.log(last) + 4
+        bottom, top = low - 16, high + math.log(1e9 * self.spectrum.n_free)
+        if most > 0:
+            lowest, highest = self.profile.reach(least, most, first)
+            bottom = min(bottom, math.log(lowest) - 8)
+            top = max(top, math.log(highest) + 24 if highest else top)
+        below, inside, above = np.arange(bottom, low, COARSE), np.arange(low, high, STEP), np.arange(high, top, COARSE)
+        fine = range(len(below) + 3, len(below) + len(inside) - 4)
+        return np.concatenate([below, inside, above]), fine
+
+    def _climb(self, rest: float, low: float, t: float, high: float, f3: Values) -> tuple[Values, ...]:
+        """Value, a and b at the maximum in a bracket, by Newton's method, safeguarded; ``f3`` if it is known."""
+        new, f2_before = t, math.nan
+        for _ in range(100):
+            gone, t = new - t, new
+            r = self.spectrum.basis.ridged(0, math.exp(t))
+            S, f, f1, f2 = self._along(r, rest, t)
+            if gone:
+                f3 = (f2 - f2_before) / gone
+            low, high = (t, high) if f1 > 0 else (low, t)
+            new = t - f1 / f2
+            if f2 < 0 and abs(new - t) < (FAINT if f3 is None else NEAR):
                 break
-        before, last, x = x, curvature, new
-    # The last step, below 1e-4, is Halley's: with the third derivative its error is of fourth order.
-    moved = moved * (1 - bend * moved / (2 * curvature))
-    S = S + (S1 + S2 * moved / 2) * moved
-    value = g + basis.half_log_det(lam) + (slope + (curvature / 2 + bend * moved / 6) * moved) * moved
-    return value, *profile.variances(S, np.exp(x + moved))
+            if not (f2 < 0 and low < new < high):
+                new = (low + high) / 2
+            if high - low < NARROW:
+                break
+            f2_before = f2
+        return self._landed(r, S, (f, f1, f2, f3 or 0.0), t, new - t)
+
+    def _climb_each(self, targets: Array, rest: Array, low: Array, t: Array, high: Array, f3: Array) -> Array:
+        """The same for many brackets: value, a and b as rows. ``f3`` is NaN where it is not known."""
+        out, todo = np.empty((3, len(t))), np.arange(len(t))
+        new, f2_before = t, np.full_like(t, np.nan)
+        for _ in range(100):
+            gone, t = new - t, new
+            r = self.spectrum.basis.ridged_each(targets, np.exp(t))  # type: ignore[attr-defined]
+            S, f, f1, f2 = self._along(r, rest, t)
+            f3 = np.where(gone != 0, (f2 - f2_before) / gone, f3)
+            low, high = np.where(f1 > 0, t, low), np.where(f1 > 0, high, t)
+            new = t - f1 / f2
+            near = (f2 < 0) & (np.abs(new - t) < np.where(np.isnan(f3), FAINT, NEAR))
+            stays = near | ((f2 < 0) & (new > low) & (new < high))
+            new = np.where(stays, new, (low + high) / 2)
+            out[:, todo] = self._landed(r, S, (f, f1, f2, np.nan_to_num(f3)), t, new - t)
+            on = ~near & (high - low >= NARROW)
+            if not on.any():
+                break
+            todo, targets, rest = todo[on], targets[on], rest[on]
+            t, new, low, high, f3, f2_before = (v[on] for v in (t, new, low, high, f3, f2))
+        return out
+
+    def _along(self, r: Ridged, rest: Values, t: Values) -> tuple[Values, Values, Values, Values]:
+        """S, and the evidence with its first two derivatives in t = log λ."""
+        S = rest + r.S
+        g, g1, g2 = self.profile.g(S, r.S1, r.S2, t)
+        return S, g + r.L, g1 + r.L1, g2 + r.L2
+
+    def _landed(self, r: Ridged, S: Values, f: tuple[Values, ...], t: Values, moved: Values) -> tuple[Values, ...]:
+        """Value, a and b after a last step by Halley's method, whose error is of third order."""
+        value, f1, f2, f3 = f
+        moved = moved * (1 - f3 * moved / (2 * f2))
+        value = value + (f1 + (f2 / 2 + f3 * moved / 6) * moved) * moved
+        S = S + (r.S1 + r.S2 * moved / 2) * moved
+        return value, *self.profile.variances(S, np.exp(t + moved))
+
+
+def _root(polynomial: Sequence[Values], u: Values) -> tuple[Values, Values]:
+    """The root next to u of a polynomial, highest power first, and the second derivative there."""
+    for _ in range(3):
+        p = d = s = 0.0 * u
+        for c in polynomial:
+            p, d, s = p * u + c, d * u + p, s * u + d
+        u = u - p / d
+    return u, 2 * s / STEP**2

@@ -127,7 +127,7 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _validated(self, X: Any, y: Any) -> tuple[Array, Array]:
         """Arrays of floats; that they are finite is checked by the model, which names rows and columns."""
-        plain = all(type(a) is np.ndarray and a.dtype == np.float64 for a in (X, y))
+        plain = type(X) is type(y) is np.ndarray and X.dtype == y.dtype == np.float64
         if plain and X.ndim == 2 and y.ndim in (1, 2) and len(X) == len(y) > 1 and X.shape[1] and y.size:
             # Nothing is left for scikit-learn to convert, and its checks would cost as much as a small fit.
             self.n_features_in_ = X.shape[1]

@@ -112,11 +112,11 @@ class Binomial(Likelihood):
         self.check_link(self.link)
         trials = np.asarray(self.trials, float)
         bad = np.flatnonzero(~((trials >= 0) & (trials == np.floor(trials)) & np.isfinite(trials)))
-        if trials.ndim > 1 or len(bad):
-            what = f"shape {trials.shape}" if trials.ndim > 1 else f"{trials.flat[bad[0]]:g}"
-            where = f" in row {bad[0]}" if trials.ndim == 1 else ""
+        if len(bad):
+            where = f" in row {bad[0]}" if trials.ndim else ""
             raise ValueError(
-                f"trials must be a whole number from 0, one for all rows or one for each, but it has {what}{where}."
+                "trials must be a whole number from 0, one for all rows or one for each, but it is "
+                f"{trials.flat[bad[0]]:g}{where}."
             )
         object.__setattr__(self, "trials", trials if trials.ndim else float(trials))
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 RESOLVED = 1e-12
 """A polynomial has a function's digits when its last coefficients are this much smaller than its largest."""
-FLAT = 1e-3
-"""Where a function changes by less than this share of itself, its changes have lost digits: wider points are tried."""
+FLAT = 0.01
+"""Where a log density bends by fewer nats, what bends it has lost digits: wider points are tried."""
 ROUNDS = 24
 EPS, TINY = float(np.finfo(float).eps), float(np.finfo(float).tiny)
 
@@ -38,10 +38,10 @@ FEW_POINTS, _, FEW_TO_DERIVATIVES = _weights(13, 1)
 
 
 def derivatives(f: Callable[[Array], Array], at: Float[Array, "..."]) -> tuple[Array, Array, Array]:
-    """f′, f″ and f‴ of an elementwise function.
+    """f′, f″ and f‴ of an elementwise function, f‴ to five digits or more where rounding leaves f so many.
 
     The points around each element are as far apart as the polynomial through them allows: they are drawn together
-    until it fits, or apart where the function hardly changes.
+    until it fits, or apart where the function hardly bends.
 
     Examples
     --------
@@ -60,24 +60,19 @@ def derivatives(f: Callable[[Array], Array], at: Float[Array, "..."]) -> tuple[A
     with np.errstate(all="ignore"):
         for _ in range(ROUNDS):
             values = np.array([f(at + width * x) for x in POINTS])
-            size, tail = _sizes(np.abs(np.tensordot(TO_COEFFICIENTS, values, 1)))
-            level = np.abs(values).max(axis=0)
+            coefficients = np.abs(np.tensordot(TO_COEFFICIENTS, values, 1))
+            level, size, bend, tail = (coefficients[k:].max(axis=0) for k in (0, 1, 2, -2))
             ratio = (tail + EPS * level) / np.maximum(size, TINY)
             better = searching & (ratio < quality)
             found = np.where(better, np.tensordot(TO_DERIVATIVES, values, 1) / width**powers, found)
             quality = np.where(better, ratio, quality)
             fits = tail <= RESOLVED * size + EPS * level
-            wider = searching & fits & (width >= 1) & (size < FLAT * level)
+            wider = searching & fits & (width >= 1) & (bend < FLAT)
             searching = wider | (searching & ~fits & (width <= 1))
             if not searching.any():
                 break
             width = width * np.where(wider, 4.0, 0.25)
     return found[0], found[1], found[2]
-
-
-def _sizes(coefficients: Float[Array, "n ..."]) -> tuple[Array, Array]:
-    """The largest but for the constant, and the last two, which stand for all that are left out."""
-    return coefficients[1:].max(axis=0), coefficients[-2:].max(axis=0)
 
 
 def theta_derivatives(

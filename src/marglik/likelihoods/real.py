@@ -44,18 +44,18 @@ class Gaussian(Likelihood):
 
     def derivatives(self, y, eta, theta):
         (sigma,) = theta
-        return (y - eta) / sigma**2, np.full_like(eta, -1 / sigma**2), np.zeros_like(eta)
+        return (y - eta) / sigma**2, np.full(np.shape(eta), -1 / sigma**2), np.zeros(np.shape(eta))
 
     def theta_derivatives(self, y, eta, theta):
         (sigma,) = theta
         r = (y - eta) / sigma
-        return [((r**2 - 1) / sigma, -2 * r / sigma**2, np.full_like(eta, 2 / sigma**3))]
+        return [((r**2 - 1) / sigma, -2 * r / sigma**2, np.full(np.shape(eta), 2 / sigma**3))]
 
     def mean(self, eta, theta):
         return eta
 
     def variance(self, eta, theta):
-        return np.full_like(eta, theta[0] ** 2)
+        return np.full(np.shape(eta), theta[0] ** 2)
 
     def sample(self, eta, theta, rng):
         return eta + theta[0] * rng.standard_normal(np.shape(eta))
@@ -123,7 +123,7 @@ class StudentT(Likelihood):
 
     def expected_information(self, eta, theta):
         sigma, nu = theta
-        return np.full_like(eta, (nu + 1) / (nu + 3) / sigma**2)
+        return np.full(np.shape(eta), (nu + 1) / (nu + 3) / sigma**2)
 
     def mean(self, eta, theta):
         """The location η: the mean where ν > 1, the median always."""
@@ -131,7 +131,7 @@ class StudentT(Likelihood):
 
     def variance(self, eta, theta):
         sigma, nu = theta
-        return np.full_like(eta, sigma**2 * nu / (nu - 2) if nu > 2 else np.inf)
+        return np.full(np.shape(eta), sigma**2 * nu / (nu - 2) if nu > 2 else np.inf)
 
     def sample(self, eta, theta, rng):
         return eta + theta[0] * rng.standard_t(theta[1], np.shape(eta))

@@ -63,10 +63,10 @@ def check_likelihood(
     rng = np.random.default_rng(seed)
     grid = np.linspace(min(eta), max(eta), 41)
     for point in theta_grid(names) if theta is None else [np.asarray(x, float) for x in theta]:
-        for value in eta:
+        for value in map(float, eta):
             where = f"{type(likelihood).__name__} at η = {value:g}, θ = {tuple(map(float, point))}"
             law = _law(likelihood, value, point)
-            given = _said(likelihood.sample, np.full(n_draws, float(value)), point, rng)
+            given = _said(likelihood.sample, np.full(n_draws, value), point, rng)
             draws = law.draws(n_draws, rng) if given is None else np.asarray(given, float)
             require(not likelihood.outcomes.violations(draws).any(), f"{where}: a draw is no possible outcome.")
             _check_slopes(likelihood, draws[:8], value, point, where)
@@ -148,7 +148,7 @@ def _nodes(outcomes: Outcomes, center: float, spread: float) -> tuple[Array, Arr
         p = expit(logit(share) + width * s)
         y, weight = lower + (upper - lower) * p, (upper - lower) * p * expit(-logit(share) - width * s) * width * ds
     elif np.isfinite(lower):
-        width = min(1.0, spread / (center - lower))
+        width = min(4.0, spread / (center - lower))
         y, weight = lower + (center - lower) * np.exp(width * s), (center - lower) * np.exp(width * s) * width * ds
     else:
         y, weight = center + spread * np.sinh(s), spread * np.cosh(s) * ds
@@ -221,7 +221,7 @@ def _check_draws(law: _Law, draws: Array, where: str) -> None:
 
 
 def _check_slopes(likelihood: Likelihood, y: Array, eta: float, theta: Array, where: str) -> None:
-    at = np.full(len(y), float(eta))
+    at = np.full(len(y), eta)
     density, given = likelihood.log_density(y, at, theta), likelihood.derivatives(y, at, theta)
     require(np.shape(density) == y.shape, f"{where}: log_density must have the shape of y, {y.shape}.")
     require(np.isfinite(density).all(), f"{where}: log_density is not finite at an outcome that was drawn.")
