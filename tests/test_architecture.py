@@ -14,15 +14,25 @@ SOURCE = Path(marglik.__file__).parent
 TESTS = Path(__file__).parent
 
 LAYERS = [  # a module imports from layers before its own alone
-    {"", "bases", "hyperparameters", "linalg", "rows", "textbook", "validate", "likelihoods.numerical", "likelihoods.special"},
+    {
+        "",
+        "bases",
+        "hyperparameters",
+        "linalg",
+        "rows",
+        "textbook",
+        "validate",
+        "likelihoods.numerical",
+        "likelihoods.special",
+    },
     {"interfaces", "report", "likelihoods.base", "likelihoods.links", "priors", "spectrum"}
     | {"interfaces.data", "interfaces.factors", "interfaces.grammar"},
     {f"likelihoods.{outcomes}" for outcomes in ("binary", "counts", "positive", "proportions", "real")},
     {"likelihoods"},
     {"expansion", "gram", "levels", "report.tour", "interfaces.designs"},
     {"model"},
-    {"posterior", "projection", "simulation"},
-    {"evidence.base", "mixed_posterior"},
+    {"posterior", "projection", "simulation", "solvers"},
+    {"evidence.base", "evidence.noiseless", "mixed_posterior", "scales_posterior"},
     {"evidence.laplace", "evidence.mixed", "evidence.relevance", "evidence.spectral"},
     {"evidence.scales"},
     {"evidence.exact"},

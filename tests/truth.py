@@ -183,7 +183,8 @@ def named(model, theta):
 def reported_covariance(term, values):
     """L Lᵀ of a term from standard deviations and correlations (a correlation that is no number counts as zero)."""
     if not term.grouped:
-        return np.diag(block(term).templates.T @ [values[h.name] for h in term.hyperparameters()]) ** 2
+        L = np.tensordot([values[h.name] for h in term.hyperparameters()], block(term).templates, 1)
+        return L @ L.T
     names, g = term.coefficients, term.group
     sd = np.array([values[f"sd({name} | {g})"] for name in names])
     R = np.eye(len(names))

@@ -182,7 +182,7 @@ class Fit:
             limits = self.model.hyperparameters.plain_to_reported(scale_limits(self.objective, self.optimum))
             table["upper"] = np.where(at_limit & np.isnan(table["upper"]), limits, table["upper"])
             if self.model.hyperparameters.triangles:
-                singular_limits(self.objective, self.optimum, table)
+                singular_limits(self.objective, self.optimum, table)  # type: ignore[arg-type]
         if self._many:
             index: Any = pd.MultiIndex.from_product([range(len(self.optimum.theta)), names], names=["target", "name"])
         else:

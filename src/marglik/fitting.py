@@ -170,7 +170,7 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
     for i in scales if len(scales) <= MOST_SCALES_TRIED_AT_ZERO else []:
         at_zero = best.theta.copy()
         at_zero[:, i] = 0
-        if best.value[0] - objective.evidence(at_zero, best.warm).log_value[0] > HOPELESS:
+        if best.value[0] - np.ravel(objective.evidence(at_zero, best.warm).log_value)[0] > HOPELESS:
             continue
         if objective.slope_in_variance(at_zero, i, best.warm)[0] < 0:
             other = learn.maximise(objective, at_zero, free)

@@ -33,8 +33,8 @@ def confint(fit: Fit, method: str, level: float, names: str | Sequence[str] | No
     linear = isinstance(fit.model, LinearModel)
     if linear and fit.model.rows.y.ndim == 2:  # type: ignore[attr-defined]
         raise ValueError("confint is for one target at a time; fit.hyperparameters has the intervals of all.")
-    table = fit.hyperparameters[["estimate", "lower", "upper"]]
-    fixed = fit.fixed_effects if linear else table.iloc[:0]
+    table: Any = fit.hyperparameters
+    fixed: Any = fit.fixed_effects if linear else table.iloc[:0]
     known = [*table.index, *fixed.index]
     wanted = known if names is None else [names] if isinstance(names, str) else list(names)
     for name in wanted:
@@ -49,10 +49,10 @@ def confint(fit: Fit, method: str, level: float, names: str | Sequence[str] | No
     return pd.DataFrame(rows, index=pd.Index(wanted, name="name"), columns=["estimate", "lower", "upper"])
 
 
-def _by_curvature(fit: Fit, level: float, wanted: Sequence[str], fixed: DataFrame) -> list[tuple[float, float, float]]:
+def _by_curvature(fit: Fit, level: float, wanted: Sequence[str], fixed: Any) -> list[tuple[float, float, float]]:
     names = fit.model.hyperparameters
     table = {column: values[0] for column, values in wald(names, fit.optimum, level).items()}
-    there = fit.hyperparameters
+    there: Any = fit.hyperparameters
     out, z = [], float(ndtri((1 + level) / 2))
     for name in wanted:
         if name in there.index:
@@ -69,14 +69,15 @@ def _by_curvature(fit: Fit, level: float, wanted: Sequence[str], fixed: DataFram
 
 def _boundary(fit: Fit, name: str, level: float) -> tuple[float, float]:
     """At the end of a support the likelihood ratio is zero half of the time, so that its quantile is a lower one."""
-    table = fit.hyperparameters
+    table: Any = fit.hyperparameters
     if level == 0.95:
         return float(table.loc[name, "lower"]), float(table.loc[name, "upper"])
     return _profile(fit, name, float(chdtri(1, 2 - 2 * level)) / 2 if level > 0.5 else 0.0)
 
 
 def _profile(fit: Fit, name: str, target: float) -> tuple[float, float]:
-    row, names = fit.hyperparameters.loc[name], fit.model.hyperparameters
+    table: Any = fit.hyperparameters
+    row, names = table.loc[name], fit.model.hyperparameters
     unit = names.natural(name) if name not in names.names else float(fit.objective.units[names.index(name)])
     return _optimum_profile(fit, name).ends(float(row["estimate"]), float(row["se"]), target, unit)
 
@@ -86,12 +87,13 @@ def _optimum_profile(fit: Fit, name: str) -> Profile:
     return Profile(fit.objective, optimum, name)
 
 
-def _by_profile(fit: Fit, level: float, wanted: Sequence[str], fixed: DataFrame) -> list[tuple[float, float, float]]:
+def _by_profile(fit: Fit, level: float, wanted: Sequence[str], fixed: Any) -> list[tuple[float, float, float]]:
     target = float(chdtri(1, 1 - level)) / 2
+    table: Any = fit.hyperparameters
     out, ml = [], None
     for name in wanted:
-        if name in fit.hyperparameters.index:
-            row = fit.hyperparameters.loc[name]
+        if name in table.index:
+            row = table.loc[name]
             held = not row["at_boundary"] and row["lower"] == row["upper"]
             if row["at_boundary"]:
                 low, high = _boundary(fit, name, level)

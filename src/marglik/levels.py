@@ -490,7 +490,8 @@ class Component:
 
     def read(self, S: Float[Array, "m m"]) -> Float[Array, "k"]:
         """θ with L Lᵀ = Σ, for a Σ that such an L can have."""
-        rows = np.argsort([np.flatnonzero(r)[-1] for r in self.templates.any(axis=0)])
+        used = np.abs(self.templates).sum(axis=0)
+        rows = np.argsort([np.flatnonzero(row)[-1] for row in used])
         L = np.zeros_like(S)
         L[rows] = np.linalg.cholesky(S[np.ix_(rows, rows)])
         return np.einsum("kij,ij->k", self.templates, L) / np.einsum("kij,kij->k", self.templates, self.templates)
@@ -527,12 +528,12 @@ def components(sums: LevelSums, dense: Sequence[Term], starts: Mapping[int, int]
         position += 0 if inner else grouping.size
         out.append(Component(place, grouping.n_levels, m, np.array(templates), np.array(coordinates), tuple(labels)))
     one = np.ones((1, 1, 1))
-    for term in dense:
-        k, start = len(term.hyperparameters()), starts[id(term)]
+    for own_columns in dense:
+        k, start = len(own_columns.hyperparameters()), starts[id(own_columns)]
         for i, e in enumerate(np.eye(k) if k else [np.ones(0)]):
-            columns = np.flatnonzero(term.factor(e)) if k else np.arange(term.n_weights)
+            columns = np.flatnonzero(own_columns.factor(e)) if k else np.arange(own_columns.n_weights)
             place = (position + columns)[:, None]
-            own_label = ((term.label, slice(0, 1)),)
+            own_label = ((own_columns.label, slice(0, 1)),)
             out.append(Component(place, len(columns), 1, one, np.array([start + i if k else -1]), own_label))
-        position += term.n_weights
+        position += own_columns.n_weights
     return tuple(out)

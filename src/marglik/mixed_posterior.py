@@ -71,7 +71,8 @@ class MixedPosterior(TermPosterior):
     @cached_property
     def _places(self) -> dict[str, tuple[Grouping | None, slice, slice]]:
         """Of each term: its grouping factor, if any, its columns among that factor's, and its place in the border."""
-        sums, out, position = self.at.sums, {}, 0
+        sums, position = self.at.sums, 0
+        out: dict[str, tuple[Grouping | None, slice, slice]] = {}
         for grouping in [g for g in (sums.inner, *sums.outer) if g is not None]:
             row = 0
             for term in grouping.terms:
@@ -79,11 +80,9 @@ class MixedPosterior(TermPosterior):
                 out[term.label] = grouping, slice(row, row + c), slice(position, position + grouping.size)
                 row += c
             position += 0 if grouping is sums.inner else grouping.size
-        for term in self.at.model.dense:
-            out[term.label] = None, slice(0, term.n_weights), slice(position, position + term.n_weights)
-            position += term.n_weights
-        for term in (t for t in self.at.model.prior if t.flat):
-            out[term.label] = None, slice(0, term.n_weights), slice(position, position + term.n_weights)
+        for own in (*self.at.model.dense, *(t for t in self.at.model.prior if t.flat)):
+            out[own.label] = None, slice(0, own.n_weights), slice(position, position + own.n_weights)
+            position += own.n_weights
         return out
 
     def _by_term(self, inner: Float[Array, "*r q m"], border: Float[Array, "*r F"]) -> dict[str, Array]:
@@ -101,7 +100,7 @@ class MixedPosterior(TermPosterior):
             else:
                 w = inner if grouping is self.at.sums.inner else border[..., place]
                 w = w.reshape(*w.shape[: border.ndim - 1], grouping.n_levels, grouping.Z.shape[1])
-                out[term.label] = w[..., : len(term.levels), columns]  # type: ignore[attr-defined]
+                out[term.label] = w[..., : len(term.levels), columns]  # type: ignore[attr-defined, index]
         return out
 
     @cached_property

@@ -303,7 +303,8 @@ class LinearModel(Model):
         for name in ("flat_basis", "residuals", "row_scale", "columns"):
             if name in self.__dict__:
                 out.__dict__[name] = self.__dict__[name]
-        moved = {id(g): replace(g, terms=tuple(new if t is old else t for t in g.terms)) for g in self.groupings}
+        swapped: dict[int, Any] = {id(old): new}
+        moved = {id(g): replace(g, terms=tuple(swapped.get(id(t), t) for t in g.terms)) for g in self.groupings}
         out.__dict__["groupings"] = tuple(moved[id(g)] for g in self.groupings)
         if "level_sums" in self.__dict__:
             sums = self.level_sums

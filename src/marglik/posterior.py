@@ -161,7 +161,7 @@ class ArrowPosterior(TermPosterior):
                 i, grouping, columns = self._groups[id(term)]
                 w = inner if i == 0 else border[..., self._place(term)]
                 w = w.reshape(*bottom.shape[:-1], grouping.n_levels, -1)
-                out[term.label] = w[..., : len(term.levels), columns]  # type: ignore[attr-defined]
+                out[term.label] = w[..., : len(term.levels), columns]  # type: ignore[attr-defined, index]
             else:
                 out[term.label] = term.weights(border[..., self._place(term)])
         return out

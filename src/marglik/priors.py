@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -246,7 +247,7 @@ class Ridge(Term):
         return np.full(self.n_weights, theta[0]) if self.groups is None else np.asarray(theta, float)[self.groups]
 
     def factor_vjp(self, theta, bar):
-        return np.array([bar.sum()]) if self.groups is None else np.bincount(self.groups, bar, len(self.scales))
+        return np.array([bar.sum()]) if self.groups is None else np.bincount(self.groups, bar, len(self.scales or ()))
 
     def factor_jvp(self, theta, direction):
         return self.factor(direction)
@@ -450,7 +451,7 @@ class RandomEffects(Term):
         """Standard deviations, and correlations if there are any."""
         c, g = self.coefficients, self.group
         sds = [f"sd({name} | {g})" for name in c]
-        pairs = zip(*np.triu_indices(len(c), 1), strict=True) if self.correlated else ()
+        pairs = combinations(range(len(c)), 2) if self.correlated else ()
         return (*sds, *(f"cor({c[i]}, {c[j]} | {g})" for i, j in pairs))
 
     @cached_property

@@ -60,7 +60,7 @@ def _coordinates(
 ) -> Float[Array, "j"]:
     """θ of the new term where it reports what the old one does, but for what is held; other correlations give way."""
     reported, m = triangle.report(theta), triangle.size
-    natural = np.array([h.support.unit for h in new.hyperparameters()])  # type: ignore[attr-defined]
+    natural = np.array([h.support.unit for h in new.hyperparameters()])
     least = 0.1 * new.triangle.diagonal.T @ natural  # type: ignore[union-attr]
     reported[:m] = np.maximum(reported[:m], least)
     reported[m:] = np.clip(np.nan_to_num(reported[m:]), -0.99, 0.99)

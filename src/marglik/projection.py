@@ -117,7 +117,7 @@ class Projection:
         scale = np.ones(len(self.border) - 1)
         for i, c in self.outer:
             if c.m == 1:
-                scale[c.place] = self.factors[i][0, 0]  # type: ignore[index]
+                scale[c.place] = self.factors[i][0, 0]
         return scale
 
     @cached_property
@@ -205,8 +205,8 @@ class Products:
         regular, scale = np.zeros(p, bool), np.ones(p)
         for i, c in at.outer:
             if _told(gram, c, at.factors[i]) > NEAR_SINGULAR:
-                regular[c.place] = True  # type: ignore[index]
-                scale[c.place] = 1 / at.factors[i][0, 0] if c.m == 1 else 1.0  # type: ignore[index]
+                regular[c.place] = True
+                scale[c.place] = 1 / at.factors[i][0, 0] if c.m == 1 else 1.0
         self.scale = scale
         self.blocks = [(i, c) for i, c in at.outer if c.m > 1 and regular[c.place[0, 0]]]  # type: ignore[index]
         self.singular = np.flatnonzero(~regular)

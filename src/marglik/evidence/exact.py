@@ -12,6 +12,7 @@ from marglik.evidence.base import EvidenceMethod
 from marglik.mixed_posterior import MixedPosterior
 from marglik.posterior import SpectralPosterior
 from marglik.projection import Projection
+from marglik.scales_posterior import ScalesPosterior
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Exact(EvidenceMethod):
     def posterior(self, model, theta, start=None):
         if model.one_scale:
             return SpectralPosterior(model, *(theta**2).T)
+        if model.dense_scales:
+            return ScalesPosterior(model, theta)
         return MixedPosterior(Projection.at(model, theta[0]))
 
     def starts(self, model, theta, free):

@@ -30,6 +30,7 @@ import numpy as np
 from scipy.linalg import blas, lapack
 
 from marglik.evidence import noiseless
+from marglik.solvers import solver
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -469,7 +470,7 @@ def maxima(data: Gram, theta: Float[Array, "k"], free: Bool[Array, "k"]) -> Floa
     V = len(data.products)
     out = np.tile(theta, (V, 1))
     out[:, :-1][:, free[:-1]] = 0.0
-    base = data.at(np.append(np.where(free[:-1], 0.0, theta[:-1] ** 2), 1.0 if free[-1] else theta[-1] ** 2))
+    base = solver(data, np.append(np.where(free[:-1], 0.0, theta[:-1] ** 2), 1.0 if free[-1] else theta[-1] ** 2))
     learned = np.flatnonzero(free[data.place])
     Q = base.gram(learned)
     length = np.sqrt(np.maximum(Q.diagonal(), 0.0))
@@ -482,7 +483,7 @@ def maxima(data: Gram, theta: Float[Array, "k"], free: Bool[Array, "k"]) -> Floa
     for v in np.flatnonzero(q > 0):
         root = math.sqrt(q[v])
         noise = Noise(data.n_free, 0.0 if free[-1] else 1 / q[v])
-        outside = None if base.active.size else _outside(data, learned, root * np.sqrt(base.noise) / length, v)
+        outside = None if base.active.size else _outside(data, learned, root * np.sqrt(base.noise) / length, int(v))
         best = search(Problem(G, r[v] / (length * root), noise, outside, full))
         if isinstance(best, noiseless.Fit):
             b, own, scales = 0.0, best.columns, np.abs(best.weights) * root

@@ -12,7 +12,7 @@ targets first move together, many at a place, and part when they are close to th
 
 References
 ----------
-Harville (1977), JASA 72, 320. Dupré la Tour, Eickenberg, Nunez-Elizalde & Gallant (2022), NeuroImage 264 (banded ridge).
+Harville (1977), JASA 72, 320. Dupré la Tour, Eickenberg, Nunez-Elizalde & Gallant (2022), NeuroImage 264.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ import numpy as np
 from marglik.evidence import relevance
 from marglik.evidence.base import Evidence
 from marglik.likelihoods import LOG_2PI
+from marglik.linalg import NotPositiveDefinite
+from marglik.scales_posterior import ScalesPosterior
+from marglik.solvers import solver
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray as Array
 
-    from marglik.gram import Gram, Solver
+    from marglik.gram import Gram
+    from marglik.solvers import Solver
     from marglik.model import LinearModel
 
 MAX_ROUNDS = 200
@@ -77,23 +81,41 @@ def expand(at: Solver, targets: slice | Array, rescaled: bool = False) -> Local:
 
 def evidence(model: LinearModel, theta: Float[Array, "V k"]) -> Evidence:
     """Value, gradient and Hessian for all targets; scales may be zero, and so may the noise where columns suffice."""
-    data = model.reduced
+    data, own = model.reduced, model.reduced.learned
     s = data.complete(theta)
-    rows, which = np.unique(s, axis=0, return_inverse=True)
-    V, k = s.shape
-    value, gradient, hessian = np.empty(V), np.empty((V, k)), np.empty((V, k, k))
-    for i, row in enumerate(rows):
-        targets = np.flatnonzero(which.reshape(-1) == i)
-        local = expand(data.at(row**2), targets)
-        value[targets] = local.value
-        # ∂/∂s = 2s ∂/∂a,  ∂²/∂s∂s' = 4ss' ∂²/∂a∂a' + 2δ ∂/∂a
-        gradient[targets] = 2 * row * local.slope
-        hessian[targets] = 4 * row * row[:, None] * local.curvature
-        hessian[targets[:, None], range(k), range(k)] += 2 * local.slope
-    own = data.learned
+    local = joined(data, s**2, np.arange(len(s)))
     n, f = model.rows.n, data.Q.shape[1]
     constant = model.log_row_scale - f * np.log(n) / 2 - model.log_volume
-    return Evidence(value + constant, gradient[:, own], hessian[:, own][:, :, own])
+    gradient = 2 * s * local.slope  # ∂/∂s = 2s ∂/∂a
+
+    def hessian() -> Array:
+        """∂²/∂s∂s' = 4ss' ∂²/∂a∂a' + 2δ ∂/∂a."""
+        H = 4 * s[:, :, None] * s[:, None, :] * local.curvature
+        k = np.arange(s.shape[1])
+        H[:, k, k] += 2 * local.slope
+        return H[:, own][:, :, own]
+
+    return Evidence(local.value + constant, gradient[:, own], hessian, posterior=ScalesPosterior(model, theta))
+
+
+def _expanded(data: Gram, variances: Float[Array, "k"], targets: Array, rescaled: bool) -> Local:
+    """Without noise and with too few columns no y is possible but one that they fit, for which there is no density."""
+    try:
+        return expand(solver(data, variances), targets, rescaled)
+    except NotPositiveDefinite:
+        V, k = len(targets), len(variances)
+        none, nones = np.full((V, k), np.nan), np.full((V, k, k), np.nan)
+        value = np.where(data.total[targets] > 0, -np.inf, np.nan)
+        return Local(np.tile(variances, (V, 1)), value, none, nones, none, nones)
+
+
+def joined(data: Gram, variances: Float[Array, "V k"], targets: Array, rescaled: bool = False) -> Local:
+    """Every target at variances of its own; those that share them, or their ratios if `rescaled`, together."""
+    rows, which = np.unique(variances, axis=0, return_inverse=True)
+    members = [np.flatnonzero(which.reshape(-1) == i) for i in range(len(rows))]
+    parts = [_expanded(data, row, targets[m], rescaled) for row, m in zip(rows, members, strict=True)]
+    order = np.argsort(np.concatenate(members))
+    return Local(*(np.concatenate(field)[order] for field in zip(*parts, strict=True)))
 
 
 def maxima(model: LinearModel, theta: Float[Array, "k"], free: Bool[Array, "k"]) -> Float[Array, "V k"]:
@@ -148,17 +170,13 @@ class _Ascent:
 
     def local(self, variances: Float[Array, "k"], targets: Array) -> Local:
         """At these variances, rescaled where that is free."""
-        return expand(self.data.at(variances), targets, self.rescales)
+        return expand(solver(self.data, variances), targets, self.rescales)
 
     def joined(self, variances: Float[Array, "V k"], targets: Array) -> Local:
-        """Every target at its own variances; those that share them, together."""
-        ratios = variances / variances[:, -1:] if self.rescales and variances[:, -1].all() else variances
-        rows, which = np.unique(ratios, axis=0, return_inverse=True)
-        which = which.reshape(-1)
-        members = [np.flatnonzero(which == i) for i in range(len(rows))]
-        parts = [self.local(row, targets[m]) for row, m in zip(rows, members, strict=True)]
-        order = np.argsort(np.concatenate(members))
-        return Local(*(np.concatenate(field)[order] for field in zip(*parts, strict=True)))
+        """Every target at variances of its own."""
+        noise = variances[:, -1:]
+        ratios = variances / np.where(noise > 0, noise, 1.0) if self.rescales else variances
+        return joined(self.data, ratios, targets, self.rescales)
 
     @property
     def sizes(self) -> Float[Array, "k"]:
@@ -244,9 +262,9 @@ def _scored(at: Local, free: Bool[Array, "k"]) -> Float[Array, "V k"]:
     a = at.variances
     on = free & (a > 0)
     k = np.arange(a.shape[1])
-    I = np.where(on[:, :, None] & on[:, None, :], at.information * a[:, :, None] * a[:, None, :], 0.0)
-    I[:, k, k] += np.where(on, 1e-10 * I[:, k, k].max(axis=1, keepdims=True), 1.0)
-    step = np.linalg.solve(I, np.where(on, at.slope * a, 0.0)[:, :, None])[:, :, 0]
+    known = np.where(on[:, :, None] & on[:, None, :], at.information * a[:, :, None] * a[:, None, :], 0.0)
+    known[:, k, k] += np.where(on, 1e-10 * known[:, k, k].max(axis=1, keepdims=True), 1.0)
+    step = np.linalg.solve(known, np.where(on, at.slope * a, 0.0)[:, :, None])[:, :, 0]
     out = a * np.maximum(1 + step, 0.0)
     out[:, -1] = np.maximum(out[:, -1], 1e-2 * a[:, -1])
     return out
