@@ -14,19 +14,10 @@ SOURCE = Path(marglik.__file__).parent
 TESTS = Path(__file__).parent
 
 LAYERS = [  # a module imports from layers before its own alone
-    {
-        "",
-        "bases",
-        "hyperparameters",
-        "linalg",
-        "rows",
-        "textbook",
-        "validate",
-        "likelihoods.numerical",
-        "likelihoods.special",
-    },
+    {"", "bases", "hyperparameters", "linalg", "rows", "textbook", "validate"}
+    | {"likelihoods.numerical", "likelihoods.special"},
     {"interfaces", "report", "likelihoods.base", "likelihoods.links", "priors", "spectrum"}
-    | {"interfaces.data", "interfaces.factors", "interfaces.grammar"},
+    | {"interfaces.data", "interfaces.factors", "interfaces.grammar", "interfaces.groups"},
     {f"likelihoods.{outcomes}" for outcomes in ("binary", "counts", "positive", "proportions", "real")},
     {"likelihoods"},
     {"expansion", "gram", "levels", "report.tour", "interfaces.designs"},

@@ -3,11 +3,10 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 
 import marglik
 from marglik import Flat, Gaussian, LinearModel, RandomEffects, Ridge
-from truth import Truth, reported_covariance
+from truth import Truth, best_at
 
 N = 40
 rng = np.random.default_rng(8)
@@ -180,45 +179,11 @@ def test_new_rows_of_a_slope_without_intercept():
 # Hyperparameters that are held.
 
 
-def held_maximum(model, given, start=None):
-    """Best log evidence with some standard deviations and correlations held, by SciPy, and where it is."""
-    names = [h for h in reported(model) if h not in given]
-    truth = Truth(model)
-
-    def values(v):
-        free = {n: np.tanh(x) if n.startswith("cor") else np.exp(x) for n, x in zip(names, v, strict=True)}
-        return {**given, **free}
-
-    def short(v):
-        there = values(v)
-        terms = [term for term in model.prior if term.grouped]
-        if any(np.linalg.eigvalsh(reported_covariance(term, there))[0] < -1e-12 for term in terms):
-            return 1e6
-        return -truth.at_values(there).value
-
-    starts = [np.zeros(len(names))]
-    if start is not None:
-        starts += [[np.arctanh(0.999 * start[n]) if n.startswith("cor") else np.log(start[n] + 1e-3) for n in names]]
-    found = [minimize(short, v, method="BFGS", options={"gtol": 1e-7}).x for v in starts]
-    polish = {"xatol": 1e-9, "fatol": 1e-12}
-    best = min((minimize(short, v, method="Nelder-Mead", options=polish) for v in found), key=lambda r: r.fun)
-    return -best.fun, values(best.x)
-
-
-def reported(model):
-    names = ["sd(noise)"]
-    for term in (t for t in model.prior if t.grouped):
-        c = term.coefficients
-        names += [f"sd({name} | {term.group})" for name in c]
-        names += [f"cor({c[i]}, {c[j]} | {term.group})" for i, j in zip(*np.triu_indices(len(c), 1), strict=True)]
-    return names
-
-
 @pytest.mark.parametrize("reml", [True, False])
 @pytest.mark.parametrize("rho", [0.0, 0.6, -0.4, 0.99])
 def test_a_held_correlation(rho, reml):
     fitted = fit_reml(effects(), reml, {COR: rho})
-    best, values = held_maximum(fitted.model, {COR: rho})
+    best, values = best_at(fitted.model, {COR: rho})
     assert fitted.converged
     np.testing.assert_allclose(fitted.log_evidence, best, rtol=0, atol=1e-7)
     estimate = fitted.hyperparameters["estimate"]
@@ -235,7 +200,7 @@ def test_a_correlation_held_at_one(rho):
     """Held, so not at a boundary that was found."""
     fitted = fit_reml(effects(), True, {COR: rho})
     assert fitted.converged
-    best, _ = held_maximum(fitted.model, {COR: rho})
+    best, _ = best_at(fitted.model, {COR: rho})
     assert fitted.log_evidence >= best - 1e-7
     assert fitted.hyperparameters.loc[COR, "estimate"] == rho
     assert not fitted.hyperparameters.loc[COR, "at_boundary"]
@@ -274,7 +239,7 @@ def test_a_held_scale_of_correlated_effects(name):
     estimate = fitted.hyperparameters["estimate"]
     for key, value in given.items():
         np.testing.assert_allclose(estimate[key], value, rtol=1e-10, atol=1e-15)
-    best, _ = held_maximum(fitted.model, given)
+    best, _ = best_at(fitted.model, given)
     np.testing.assert_allclose(fitted.log_evidence, best, rtol=0, atol=1e-7)
 
 
@@ -298,7 +263,7 @@ def test_held_values_of_three_correlated_effects(name):
     estimate = fitted.hyperparameters["estimate"]
     for key, value in given.items():
         np.testing.assert_allclose(estimate[key], value, rtol=1e-10, atol=1e-15)
-    best, _ = held_maximum(fitted.model, given, estimate)
+    best, _ = best_at(fitted.model, given, [None, estimate], polish=True)
     assert fitted.log_evidence >= best - 1e-6
     truth = Truth(fitted.model).at_values(estimate)
     np.testing.assert_allclose(fitted.log_evidence, truth.value, rtol=1e-9)
@@ -306,7 +271,7 @@ def test_held_values_of_three_correlated_effects(name):
 
 def test_noise_held():
     fitted = fit_reml(effects(), True, {"sd(noise)": 1.0})
-    best, _ = held_maximum(fitted.model, {"sd(noise)": 1.0})
+    best, _ = best_at(fitted.model, {"sd(noise)": 1.0})
     assert fitted.converged
     np.testing.assert_allclose(fitted.log_evidence, best, rtol=0, atol=1e-7)
     assert fitted.hyperparameters.loc["sd(noise)", "estimate"] == 1
@@ -318,7 +283,7 @@ def test_more_effects_than_rows_with_the_noise_held():
     term = effects(codes, range(20))
     says(("(1 + x | g)", "40", "sd(noise)"), lambda: fit(term))
     fitted = fit(term, fixed={"sd(noise)": 0.5})
-    best, _ = held_maximum(fitted.model, {"sd(noise)": 0.5})
+    best, _ = best_at(fitted.model, {"sd(noise)": 0.5})
     assert fitted.log_evidence >= best - 1e-6
 
 

@@ -12,7 +12,7 @@ from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.priors import Flat
 from mixed_problems import STRUCTURES, A, G, N, effects, problem, somewhere
-from truth import Truth, named
+from truth import Truth, best_at, named
 
 SINGULAR = ["intercept and slope", "three correlated", "crossed slopes", "everything", "crossed", "banded"]
 WHERE = [
@@ -225,6 +225,21 @@ def test_samples(pair):
     np.testing.assert_array_equal(again, draws)
 
 
+def test_simulated_data(pair):
+    """From N(Xβ̂ + offset + Dμ, V): means of all rows, variances of twenty combinations, within four standard errors."""
+    fit, truth = pair
+    n, X = 4000, truth.truth.X
+    parts = zip(truth.truth.blocks, truth.factors, strict=True)
+    V = sum(b.columns @ b.covariance(L) @ b.columns.T for b, L in parts)
+    mean = X @ truth.mean[: X.shape[1]] + truth.truth.offset
+    draws = fit.simulate(n, seed=3)
+    assert draws.shape == (n, N)
+    assert np.all(np.abs(draws.mean(axis=0) - mean) < 4 * np.sqrt(V.diagonal() / n))
+    C = np.random.default_rng(2).standard_normal((N, 20))
+    ratio = np.var((draws - mean) @ C, axis=0) / np.einsum("ic,ij,jc->c", C, V, C)
+    assert np.all(np.abs(ratio - 1) < 4 * np.sqrt(2 / n))
+
+
 # Of hyperparameters that were learned.
 
 
@@ -301,3 +316,22 @@ def test_a_group_is_asked_for_by_name():
     single, _ = held("one factor, two terms", "reml", False)
     assert single.random_effects().columns.tolist() == ["Intercept", "x"]
     assert len(single.random_effects()) == G.max() + 1
+
+
+@pytest.mark.parametrize("reml", [True, False])
+def test_profile_intervals(reml):
+    """At their ends the best density has dropped by half the quantile of χ²₁."""
+    rng = np.random.default_rng(3)
+    g, x = np.arange(48) % 8, rng.standard_normal(48)
+    b = rng.standard_normal((8, 2)) @ [[1.0, 0.3], [0, 0.8]]
+    y = b[g, 0] + b[g, 1] * x + 0.5 * rng.standard_normal(48)
+    one = np.ones(48)
+    prior = Flat(np.column_stack([one, x]), ["Intercept", "x"]) + effects(g, "g", Intercept=one, x=x)
+    fit = marglik.fit(LinearModel(Gaussian(), prior, y, reml))
+    estimate = fit.hyperparameters["estimate"]
+    table = fit.confint("profile", level=0.9, names=list(estimate.index))
+    assert table.index.tolist() == estimate.index.tolist()
+    for name, row in table.iterrows():
+        for end in (row["lower"], row["upper"]):
+            drop = fit.log_evidence - best_at(fit.model, {name: end}, [estimate])[0]
+            np.testing.assert_allclose(2 * drop, 2.705543454095404, rtol=1e-4, err_msg=name)

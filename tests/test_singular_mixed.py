@@ -15,7 +15,7 @@ import marglik
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.priors import Flat, RandomEffects
-from truth import Truth, reported_covariance, root
+from truth import Truth, best_at, reported_covariance, root
 
 LEVELS, EACH = 8, 5
 
@@ -284,17 +284,10 @@ DROP = 2.705543454095404
 
 def profile_end(fit, name, inside, outside):
     """Where twice the drop of the best density at given values of one hyperparameter, the others free, is 2.71."""
-    truth, table = Truth(fit.model), fit.hyperparameters
-    rest = [n for n in table.index if n != name]
+    starts = [{n: r if n.startswith("cor") else 0.6 for n in fit.hyperparameters.index} for r in (-0.6, 0.6)]
 
     def drop(value):
-        def density(v):
-            free = {n: np.tanh(x) if n.startswith("cor") else np.exp(x) for n, x in zip(rest, v, strict=True)}
-            return -truth.at_values({name: value, **free}).value
-
-        starts = [np.where([n.startswith("cor") for n in rest], r, -0.5) for r in (-0.7, 0.7)]
-        best = min(minimize(density, v, method="BFGS", options={"gtol": 1e-5}).fun for v in starts)
-        return 2 * (fit.log_evidence + best) - DROP
+        return 2 * (fit.log_evidence - best_at(fit.model, {name: value}, starts)[0]) - DROP
 
     return brentq(drop, inside, outside, xtol=1e-4)
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import block_diag
+from scipy.optimize import minimize
 
 from marglik.model import LinearModel
 from marglik.priors import Gaussian, Ridge
@@ -192,6 +193,51 @@ def reported_covariance(term, values):
         for j in range(i + 1, len(names)):
             R[i, j] = R[j, i] = np.nan_to_num(values[f"cor({names[i]}, {names[j]} | {g})"]) if term.correlated else 0
     return R * np.outer(sd, sd)
+
+
+def reported(model):
+    """Names of the standard deviations and correlations."""
+    names = ["sd(noise)"]
+    for term in (t for t in model.prior if t.grouped):
+        c, g = term.coefficients, term.group
+        pairs = zip(*np.triu_indices(len(c), 1), strict=True) if term.correlated else ()
+        names += [*(f"sd({name} | {g})" for name in c), *(f"cor({c[i]}, {c[j]} | {g})" for i, j in pairs)]
+    return names
+
+
+def best_at(model, given, starts=(None,), polish=False):
+    """The best log density with some standard deviations and correlations held, by SciPy, and where it is.
+
+    Parameters
+    ----------
+    starts
+        Values by name from which to set out; None for scales of one without correlations.
+    polish
+        Go on by the simplex method, which minds where correlations cease to be any.
+    """
+    names, truth = [h for h in reported(model) if h not in given], Truth(model)
+    terms = [term for term in model.prior if term.grouped and len(term.coefficients) > 2]
+
+    def values(v):
+        free = {n: np.tanh(x) if n.startswith("cor") else np.exp(x) for n, x in zip(names, v, strict=True)}
+        return {**given, **free}
+
+    def short(v):
+        there = values(v)
+        if any(np.linalg.eigvalsh(reported_covariance(term, there))[0] < -1e-12 for term in terms):
+            return 1e6
+        return -truth.at_values(there).value
+
+    def unconstrained(start):
+        return [np.arctanh(0.999 * start[n]) if n.startswith("cor") else np.log(start[n] + 1e-3) for n in names]
+
+    from_where = [np.zeros(len(names)) if start is None else unconstrained(start) for start in starts]
+    found = [minimize(short, v, method="BFGS", options={"gtol": 1e-6}) for v in from_where]
+    if polish:
+        fine = {"xatol": 1e-9, "fatol": 1e-12}
+        found += [minimize(short, r.x, method="Nelder-Mead", options=fine) for r in found]
+    best = min(found, key=lambda r: r.fun)
+    return -best.fun, values(best.x)
 
 
 @dataclass(frozen=True, eq=False)

@@ -379,7 +379,7 @@ def _moved(objective: Objective, theta: Array, step: Array) -> Array:
 def _guarded(
     objective: Objective, theta: Array, step: Array, free: Array, warm: Any, value: Array
 ) -> tuple[Array, Array, Array, Any, Any] | None:
-    """One last Newton step, taken if it changes anything and loses nothing; too short a one leaves the Hessian alone."""
+    """One last Newton step, if it changes anything and loses nothing; too short a one leaves the Hessian alone."""
     step = np.where(free, step, 0)
     length = np.abs(step).max(initial=0)
     if length < 1e-12:

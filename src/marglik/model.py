@@ -93,7 +93,7 @@ def _in_units(h: Hyperparameter, model: LinearModel) -> Hyperparameter:
     if h.triangle is None:
         return h
     unit = h.support.unit * model.response_scale  # type: ignore[attr-defined]
-    return replace(h, support=replace(h.support, unit=unit))  # type: ignore[type-var, attr-defined]
+    return replace(h, support=replace(h.support, unit=unit))  # type: ignore[type-var]
 
 
 def _block_diagonal(blocks: Sequence[Float[Array, "m m"]]) -> Float[Array, "m m"]:

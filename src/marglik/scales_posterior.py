@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
     from marglik.gram import Gram
-    from marglik.solvers import Solver
     from marglik.model import LinearModel
     from marglik.priors import Term
+    from marglik.solvers import Solver
 
 
 @dataclass(frozen=True, eq=False)

@@ -395,7 +395,7 @@ def _check_left_over(term: Any, flat: Float[Array, "n f"]) -> None:
             )
 
 
-def check_names(owned: Iterable[tuple[str, Iterable[Hyperparameter]]]) -> None:
+def check_names(owned: Sequence[tuple[str, Sequence[Hyperparameter]]]) -> None:
     """No two terms have a hyperparameter of the same name.
 
     Parameters
@@ -403,6 +403,9 @@ def check_names(owned: Iterable[tuple[str, Iterable[Hyperparameter]]]) -> None:
     owned
         Whose hyperparameters they are, and these.
     """
+    every = [h for _, some in owned for h in some]
+    if len({h.name for h in every}) == len(every) and all(h.triangle is None for h in every):
+        return
     owner: dict[str, str] = {}
     for label, hyperparameters in owned:
         triangles = {id(h.triangle): h.triangle.names for h in hyperparameters if h.triangle is not None}

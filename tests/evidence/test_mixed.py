@@ -6,7 +6,7 @@ import pytest
 from scipy.linalg import block_diag, null_space
 from scipy.stats import multivariate_normal
 
-from marglik.evidence import Exact
+from marglik.evidence import Exact, evaluate
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.testing import check_evidence, derivative
@@ -25,15 +25,15 @@ def coordinates(term, L):
 
 def check(model, theta, exact=False, units=None, rtol=1e-9):
     """Value, gradient and Hessian, in nats for each unit of θ given in units (1 if not given)."""
-    truth, e = Truth(model, exact).at(theta), Exact()(model, np.asarray(theta, float))
+    truth, e = Truth(model, exact).at(theta), evaluate(Exact(), model, np.array([theta], float))
     units = np.ones(len(theta)) if units is None else units
-    np.testing.assert_allclose(e.log_value, truth.value, rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(e.log_value, [truth.value], rtol=rtol, atol=rtol)
     g = truth.gradient * units
-    np.testing.assert_allclose(e.gradient * units, g, rtol=0, atol=1e-6 * max(1, np.abs(g).max()))
+    np.testing.assert_allclose(e.gradient[0] * units, g, rtol=0, atol=1e-6 * max(1, np.abs(g).max()))
     if e.hessian is not None:
         h = truth.hessian * np.outer(units, units)
         np.testing.assert_allclose(
-            e.hessian * np.outer(units, units), h, rtol=0, atol=1e-4 * max(1, np.abs(h).max()), err_msg="Hessian"
+            e.hessian[0] * np.outer(units, units), h, rtol=0, atol=1e-4 * max(1, np.abs(h).max()), err_msg="Hessian"
         )
 
 

@@ -64,6 +64,36 @@ def test_hyperparameters_and_their_intervals(sleep):
     assert ax.get_xscale() == "log"
 
 
+@pytest.fixture(scope="module")
+def slopes():
+    return marglik.fit("Reaction ~ Days + (Days | Subject)", SLEEP)
+
+
+def test_a_correlation_has_an_axis_of_its_own(slopes):
+    figure, table = plots.overview(slopes), slopes.hyperparameters
+    scales, correlations = axes_titled(figure, "Hyperparameters"), axes_titled(figure, "Correlations")
+    name = "cor(Intercept, Days | Subject)"
+    assert dots(scales) == table["estimate"].drop(name).to_dict()
+    assert dots(correlations) == {name: table.loc[name, "estimate"]}
+    assert bars(correlations) == {name: tuple(table.loc[name, ["lower", "upper"]])}
+    assert (scales.get_xscale(), correlations.get_xscale()) == ("log", "linear")
+    axes_titled(figure, "Intercept, 18 levels of Subject")
+
+
+def test_a_correlation_at_its_end_and_one_that_is_held():
+    g, x = np.repeat(np.arange(8), 6), np.tile(np.arange(6.0), 8)
+    b = np.random.default_rng(3).standard_normal(8)[g]
+    data = pd.DataFrame({"y": 1 + x + b * (2 + 0.7 * x) + 0.8 * np.sin(7.0 * np.arange(48)), "x": x, "g": g})
+    fit = marglik.fit("y ~ x + (x | g)", data)
+    ax, name = axes_titled(plots.overview(fit), "Correlations"), "cor(Intercept, x | g)"
+    lower = fit.hyperparameters.loc[name, "lower"]
+    assert bars(ax, plots.RED) == {name: (lower, 1.0)}
+    assert dots(ax, plots.RED, filled=False) == {name: 1.0}
+    assert f"1, above {lower:.3g}" in {t.get_text() for t in ax.texts}
+    held = marglik.fit("y ~ x + (x | g)", data, fixed={name: 0.3})
+    assert "0.3, held" in {t.get_text() for t in axes_titled(plots.overview(held), "Correlations").texts}
+
+
 def test_fixed_effects_and_an_intercept_off_the_axis(sleep):
     ax = axes_titled(plots.overview(sleep), "Fixed effects")
     low, high = ax.get_xlim()
@@ -220,8 +250,9 @@ def test_the_same_fit_gives_the_same_bytes(sleep, kind, tmp_path):
     assert once.startswith(starts[kind])
 
 
-def test_nothing_leaves_the_picture_and_no_labels_collide(sleep):
-    figure = plots.overview(sleep)
+@pytest.mark.parametrize("fit", ["sleep", "slopes"])
+def test_nothing_leaves_the_picture_and_no_labels_collide(fit, request):
+    figure = plots.overview(request.getfixturevalue(fit))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     frame = figure.bbox.padded(0.5)

@@ -51,7 +51,7 @@ def _tangents(c: Component, L: Float[Array, "m m"]) -> Float[Array, "k m m"]:
 
 def evidence(model: LinearModel, theta: Float[Array, "k"]) -> Evidence:
     """Value, gradient and Hessian in θ; a factor may be singular, the noise must be positive."""
-    at, parts = Projection.at(model, theta), model.components
+    at = Projection.at(model, theta)
     if not np.isfinite(at.log_value):
         nothing = np.full(len(theta), np.nan)
         return Evidence(-np.inf, nothing, np.full((len(theta),) * 2, np.nan), posterior=at)

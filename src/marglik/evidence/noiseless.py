@@ -69,6 +69,11 @@ def search(G: Float[Array, "p p"], z: Float[Array, "p"], n: int, starts: Sequenc
     return _wandered(_Table.of(G, z, best.columns), best)
 
 
+def rank(G: Float[Array, "p p"]) -> int:
+    """How many independent columns there are."""
+    return int(lapack.dpstrf(G, lower=1, tol=DEPENDENT)[2])
+
+
 def _completed(G: Array, start: Array, n: int) -> Int[Array, "n"]:
     """Independent columns: those of ``start``, in order, then whichever are furthest from the span of the others."""
     left, W = np.ones(len(G)), np.zeros((n, len(G)))

@@ -49,6 +49,8 @@ CLOSE = 1e-6
 """Below this share of |y|², what the columns leave is computed from the rows: a difference would cost digits."""
 NO_NOISE = 1e-11
 """Share of |y|² that columns leave, below which they leave nothing."""
+EXACT = 1e-22
+"""The same, where columns can leave nothing of a special y only."""
 ROUNDING = 1e-14
 EPS = float(np.finfo(float).eps)
 WEAK = 0.5
@@ -134,7 +136,7 @@ class Problem:
 
     def without_noise(self, q: float) -> bool:
         """Whether nothing is left for the noise."""
-        return self.full and q < NO_NOISE
+        return q < (NO_NOISE if self.full else EXACT)
 
 
 class Point(NamedTuple):
@@ -222,7 +224,7 @@ def _newton(noise: Noise, at: Point, radius: float, stays: Bool[Array, "m"] | No
             A.flat[:: m + 1] += damping * np.abs(M.diagonal())
         L, info = lapack.dpotrf(A.T, lower=1, overwrite_a=1)
         if info == 0:
-            step = lapack.dpotrs(L, g, lower=1)[0]
+            step: Array = lapack.dpotrs(L, g, lower=1)[0]
             step = np.where(weak, np.maximum(step, -1.0), step)
             gain = float(g @ step - 0.5 * step @ (M @ step))
             with np.errstate(divide="ignore"):
@@ -433,23 +435,28 @@ def search(problem: Problem) -> Point | noiseless.Fit:
     at, alike = exchange(problem, forward(problem, nothing(problem)))
     ends = [at]
     if alike and p <= FEW:
-        best = at.value
+        highest = at.value
         for start in _starts(p, 20 if problem.full else 4):
             end = forward(problem, climb(problem, np.arange(p), start, ROUGH))
-            if end.value > best - HOPE and abs(end.value - best) > LEAST:
+            if end.value > highest - HOPE and abs(end.value - highest) > LEAST:
                 end, _ = exchange(problem, end)
-            best = max(best, end.value)
+            highest = max(highest, end.value)
             ends.append(end)
     bare = [end for end in ends if problem.without_noise(end.q)]
     noisy = [end for end in ends if not problem.without_noise(end.q)]
-    best_end = max(noisy, key=lambda end: end.value, default=None)
+    best = max(noisy, key=lambda end: end.value, default=None)
+    by_correlation = np.argsort(-np.abs(problem.z))
     if problem.full and (bare or p <= FEW):
-        rank = int(problem.noise.n)
-        by_size = [end.active[np.argsort(-np.abs(end.s * end.u))] for end in bare] or [np.argsort(-np.abs(problem.z))]
-        fit = noiseless.search(problem.G, problem.z, rank, by_size)
-        if fit is not None and (best_end is None or fit.value > best_end.value):
-            return fit
-    return ends[0] if best_end is None else best_end
+        starts = [end.active[np.argsort(-np.abs(end.s * end.u))] for end in bare] or [by_correlation]
+        fit = noiseless.search(problem.G, problem.z, int(problem.noise.n), starts)
+        if fit is not None:
+            return fit if best is None or fit.value > best.value else best
+    if bare:  # the evidence has no bound: the fewest columns that fit y exactly
+        fewest = min(bare, key=lambda end: len(end.active))
+        rank = noiseless.rank(problem.G)
+        fit = noiseless.search(problem.G, problem.z, rank, [by_correlation]) if len(fewest.active) >= rank else None
+        return fit or fewest
+    return best
 
 
 HOPE = 5.0
@@ -486,7 +493,8 @@ def maxima(data: Gram, theta: Float[Array, "k"], free: Bool[Array, "k"]) -> Floa
         outside = None if base.active.size else _outside(data, learned, root * np.sqrt(base.noise) / length, int(v))
         best = search(Problem(G, r[v] / (length * root), noise, outside, full))
         if isinstance(best, noiseless.Fit):
-            b, own, scales = 0.0, best.columns, np.abs(best.weights) * root
+            b = 0.0 if full else EPS**2 * q[v]
+            own, scales = best.columns, np.abs(best.weights) * root
         else:
             b = float(q[v] * best.q / data.n_free) if free[-1] else 1.0
             own, scales = best.active, np.exp(best.alpha / 2) * math.sqrt(b)

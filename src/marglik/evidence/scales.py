@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
     from marglik.gram import Gram
-    from marglik.solvers import Solver
     from marglik.model import LinearModel
+    from marglik.solvers import Solver
 
 MAX_ROUNDS = 200
 RADIUS, FARTHEST = 2.0, 8.0

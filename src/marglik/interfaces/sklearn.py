@@ -12,6 +12,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from marglik.fitted import Fit
 from marglik.fitting import fit_model
+from marglik.interfaces.groups import parse, side_by_side
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.posterior import NewRows
@@ -24,17 +25,20 @@ if TYPE_CHECKING:
 
 
 class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """Ridge regression whose penalty and noise are learned by maximising the marginal likelihood.
+    """Ridge regression whose penalties and noise are learned by maximising the marginal likelihood.
 
-        y = b₀ + X w + ε,    w_j ~ N(0, s²),    ε_i ~ N(0, σ²),    b₀ flat and integrated out
+        y = b₀ + X w + ε,    w_j ~ N(0, s_{g(j)}²),    ε_i ~ N(0, σ²),    b₀ flat and integrated out
 
-    Each target has a scale s and a noise σ of its own, at the *global* maximum of its evidence: there are no start
-    values, no grid and no cross-validation. Where the data hold no signal, s and the coefficients are exactly zero.
+    One scale s for all columns; or one for each group g of them (banded ridge); or one for each column (automatic
+    relevance determination, ARD). Each target has scales and a noise of its own: there are no start values, no grid
+    and no cross-validation. With one scale it is the *global* maximum of the evidence. Where the data hold no signal, a
+    scale and its coefficients are exactly zero.
 
     Parameters
     ----------
-    groups : None
-        One scale for all columns.
+    groups : None, "columns", "input", (p,) labels, or list of arrays
+        One scale for all columns; one for each; one for each array of a list that `fit` and `predict` take as X; one
+        for each different label; or one for each array of column numbers.
     fit_intercept : bool
         Whether to include b₀; it is integrated out, so that centring X or y changes nothing but b₀.
     family : str
@@ -48,12 +52,15 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Posterior mean of b₀.
     log_evidence_ : float or (V,)
         log p(y|ŝ, σ̂) in nats.
-    alpha_, lambda_ : float or (V,)
-        Noise precision 1/σ² and weight precision 1/s², as in `sklearn.linear_model.BayesianRidge`.
+    alpha_ : float or (V,)
+        Noise precision 1/σ², as in `sklearn.linear_model.BayesianRidge`.
+    lambda_ : float or (V,); with groups (p,) or (V, p)
+        Weight precision 1/s², as in BayesianRidge; with groups that of each column, as in ARDRegression.
     sigma_ : (p, p) or (V, p, p)
         Posterior covariance of the weights; computed on first use.
     hyperparameters_ : DataFrame
-        ``sd(weights)`` and ``sd(noise)`` with standard errors and intervals; indexed by (target, name) for 2-D y.
+        ``sd(weights)``, or ``sd(<group>)`` for each group or column, and ``sd(noise)``, with standard errors and
+        intervals; indexed by (target, name) for 2-D y.
     edf_ : float or (V,)
         Effective degrees of freedom of the weights.
     converged_ : bool or (V,)
@@ -64,7 +71,8 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     References
     ----------
-    MacKay (1992), Bayesian interpolation, Neural Computation 4, 415. Bishop (2006), §3.5.
+    MacKay (1992), Bayesian interpolation, Neural Computation 4, 415. Bishop (2006), §3.5, §7.2. Dupré la Tour,
+    Eickenberg, Nunez-Elizalde & Gallant (2022), NeuroImage 264 (banded ridge, by cross-validation).
 
     Examples
     --------
@@ -81,6 +89,12 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Name: estimate, dtype: float64
     >>> model.coef_.round(1)
     array([ 1. , -1. ,  0.5, -0. ,  0. ])
+    >>> RidgeEB(groups=["a", "a", "a", "b", "b"]).fit(X, y).hyperparameters_["estimate"].round(2)
+    name
+    sd(a)        0.86
+    sd(b)        0.00
+    sd(noise)    0.10
+    Name: estimate, dtype: float64
     """
 
     def __init__(self, groups: Any = None, fit_intercept: bool = True, family: str = "gaussian"):
@@ -93,7 +107,7 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : (n, p)
+        X : (n, p); with ``groups="input"`` a list of arrays (n, p_i)
         y : (n,) or (n, V)
         sample_weight : (n,), optional
             How often each row counts; a weight of zero leaves it out.
@@ -101,13 +115,13 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            A value is not finite (which column, which row), shapes do not match, y is constant.
+            A value is not finite (which column, which row), shapes do not match, y is constant, groups do not fit X.
         """
-        if self.groups is not None or self.family != "gaussian":
-            raise ValueError(
-                f"groups={self.groups!r} with family={self.family!r} is not available yet. Use groups=None and "
-                "family='gaussian'."
-            )
+        if self.family != "gaussian":
+            raise ValueError(f"family={self.family!r} is not available yet. Use family='gaussian'.")
+        groups = None
+        if self._listed:
+            X, groups = side_by_side(X)
         X, y = self._validated(X, y)
         counts = None
         if sample_weight is not None:
@@ -115,7 +129,11 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
             kept = counts > 0
             X, y, counts = X[kept], y[kept], counts[kept]
         names = getattr(self, "feature_names_in_", None)
-        weights = Ridge(X, names, label=WEIGHTS)
+        if self.groups is None:
+            weights = Ridge(X, names, label=WEIGHTS)
+        else:
+            groups = groups or parse(self.groups, names if names is not None else [f"x{j}" for j in range(X.shape[1])])
+            weights = Ridge(X, names, label=WEIGHTS, groups=groups.place, scales=groups.scales)
         flat = (Flat(np.ones((len(X), 1)), ("Intercept",), label=INTERCEPT),) if self.fit_intercept else ()
         model = LinearModel(Gaussian(), Prior((*flat, weights)), InMemory(y, counts=counts))
         self.fit_: Fit = fit_model(model)
@@ -154,16 +172,22 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
             The deviation includes the noise, as BayesianRidge's does, and the uncertainty of the intercept.
         """
         check_is_fitted(self)
+        X = side_by_side(X)[0] if self._listed else X
         X = validate_data(self, X, reset=False, dtype=np.float64)
         if not return_std:
             return X @ self.coef_.T + self.intercept_
         columns = {WEIGHTS: X} | ({INTERCEPT: np.ones((len(X), 1))} if self.fit_intercept else {})
         mean, variance = self.fit_.posterior.linear_predictor(NewRows(columns, {}))  # type: ignore[attr-defined]
-        return mean, np.sqrt(variance + self._theta[..., 1] ** 2)
+        return mean, np.sqrt(variance + self._theta[..., -1] ** 2)
+
+    @property
+    def _listed(self) -> bool:
+        """Whether X comes as a list of arrays."""
+        return isinstance(self.groups, str) and self.groups == "input"
 
     @property
     def _theta(self) -> Array:
-        """(s, σ), with a first axis for targets."""
+        """Scales and σ, with a first axis for targets."""
         theta = self.fit_.optimum.theta
         return theta if self.fit_.model.rows.y.ndim == 2 else theta[0]  # type: ignore[attr-defined]
 
@@ -186,13 +210,15 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def alpha_(self) -> Any:
         """Noise precision."""
         with np.errstate(divide="ignore"):
-            return 1 / self._theta[..., 1] ** 2
+            return 1 / self._theta[..., -1] ** 2
 
     @property
     def lambda_(self) -> Any:
         """Weight precision."""
         with np.errstate(divide="ignore"):
-            return 1 / self._theta[..., 0] ** 2
+            each = 1 / self._theta[..., :-1] ** 2
+        place = self.fit_.model.dense[0].groups  # type: ignore[attr-defined]
+        return each[..., 0] if place is None else each[..., place]
 
     @property
     def edf_(self) -> Any:

@@ -16,6 +16,7 @@ from marglik.fitted import NORMAL_975
 from marglik.hyperparameters import Positive
 from marglik.model import LinearModel
 from marglik.report.text import decimals, fixed, number, shortened
+from marglik.report.text import held as held_of
 from marglik.report.text import title as title_of
 
 if TYPE_CHECKING:
@@ -221,15 +222,18 @@ class Rows:
 
 
 def _estimates(fit: Fit) -> list[Rows]:
-    supports = {h.name: h.support for h in fit.model.hyperparameters}
-    held = dict(zip(fit.model.hyperparameters.names, ~fit.optimum.free[0] & ~fit.optimum.limit[0], strict=True))
-    frame = fit.hyperparameters
+    names = fit.model.hyperparameters
+    positive = {h.name for h in names if isinstance(h.support, Positive)}
+    positive |= {name for _, triangle in names.triangles for name in triangle.names[: triangle.size]}
+    correlations = {name for _, triangle in names.triangles for name in triangle.names[triangle.size :]}
+    held, frame = held_of(fit), fit.hyperparameters
     out = []
     for log in (True, False):
-        names = [name for name in frame.index if isinstance(supports[name], Positive) is log]
-        rows = [_hyperparameter(str(n), frame.loc[n], held[n]) for n in names]
+        shown = [str(name) for name in frame.index if (name in positive) is log]
+        rows = [_hyperparameter(name, frame.loc[name], name in held) for name in shown]
         if rows:
-            out.append(Rows("Hyperparameters, 95 % intervals", rows, log=log))
+            what = "Correlations" if set(shown) <= correlations else "Hyperparameters"
+            out.append(Rows(f"{what}, 95 % intervals", rows, log=log, centre=None if log else 0.0))
     if isinstance(fit.model, LinearModel) and fit.model.n_flat:
         out.append(_fixed_effects(fit))
     return out
@@ -239,8 +243,11 @@ def _hyperparameter(name: str, row: Any, held: bool) -> Row:
     estimate, lower, upper = (float(row[c]) for c in ("estimate", "lower", "upper"))
     if held:
         return Row(name, estimate, estimate, estimate, f"{number(estimate)}, held", "held")
+    if np.isnan(estimate):
+        return Row(name, estimate, lower, upper, "not defined")
     if row["at_boundary"]:
-        return Row(name, estimate, lower, upper, f"{number(estimate)}, below {number(upper, 3)}", "boundary")
+        end = f"above {number(lower, 3)}" if estimate == upper else f"below {number(upper, 3)}"
+        return Row(name, estimate, lower, upper, f"{_minus(number(estimate))}, {_minus(end)}", "boundary")
     return Row(name, estimate, lower, upper, _words(estimate, lower, upper, float(row["se"])))
 
 
@@ -273,7 +280,8 @@ def _levels(fit: Fit, term: Any) -> Rows:
     ]
     rows.sort(key=lambda row: -row.estimate)
     label = f"deviation of a {term.group} from the population" + ("" if _identity(fit) else ", linear predictor")
-    return Rows(f"{len(rows)} levels of {term.group}, 95 % intervals", rows, label, centre=0.0)
+    which = "" if len(term.names) == 1 else f"{term.names[0]}, "
+    return Rows(f"{which}{len(rows)} levels of {term.group}, 95 % intervals", rows, label, centre=0.0)
 
 
 def _identity(fit: Fit) -> bool:
@@ -335,7 +343,7 @@ def _draw_rows(ax: Any, rows: Rows) -> None:
     _entitle(ax, rows.title)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    ax.set_yticks(place if named else [], [shortened(row.name, 24) for row in rows.rows] if named else [])
+    ax.set_yticks(place if named else [], [shortened(row.name, 30) for row in rows.rows] if named else [])
     if named and n > 12:
         ax.tick_params(axis="y", labelsize=max(5.5, 8 - n / 14))
     for y, row in zip(place, rows.rows, strict=True):
@@ -370,8 +378,9 @@ def _draw_row(ax: Any, y: float, row: Row, limits: tuple[float, float], width: f
         ax.plot(row.estimate, y, "D", mfc="white", mec=GREY, ms=size)
         return
     if row.mark == "boundary":
-        ax.plot([limits[0], row.upper], [y, y], color=RED, lw=width, solid_capstyle="butt")
-        ax.plot(limits[0], y, "o", mfc="white", mec=RED, ms=size, clip_on=False, zorder=3)
+        low, high = max(row.lower, limits[0]), min(row.upper, limits[1])
+        ax.plot([low, high], [y, y], color=RED, lw=width, solid_capstyle="butt")
+        ax.plot(max(row.estimate, limits[0]), y, "o", mfc="white", mec=RED, ms=size, clip_on=False, zorder=3)
         return
     for end, beyond, arrow in zip(limits, (row.lower < limits[0], row.upper > limits[1]), "<>", strict=True):
         if beyond:

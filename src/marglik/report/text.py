@@ -84,7 +84,7 @@ def tables(fit: Fit) -> list[Table]:
     """The fit's tables: hyperparameters and fixed effects; quantiles where there are many targets."""
     if fit._many:
         return [_over_targets(fit)]
-    out = [_estimates("Hyperparameters", fit.hyperparameters, _held(fit))]
+    out = [_estimates("Hyperparameters", fit.hyperparameters, held(fit))]
     if isinstance(fit.model, LinearModel) and fit.model.n_flat:
         out.append(_estimates("Fixed effects", fit.fixed_effects, ()))
     return [table for table in out if table.rows]
@@ -128,16 +128,19 @@ def _facts(fit: Fit) -> Iterable[tuple[str, str]]:
 
 
 def _steps(fit: Fit) -> str:
+    steps = "one step" if fit.n_iterations == 1 else f"{fit.n_iterations} steps"
     if not fit.converged:
-        return f"not converged in {fit.n_iterations} steps"
+        return f"not converged in {steps}"
     if not fit.optimum.free.any() and not fit.optimum.limit.any():
         return "nothing to learn"
-    return f"converged in {fit.n_iterations} steps" if fit.n_iterations else "the global maximum"
+    return f"converged in {steps}" if fit.n_iterations else "the global maximum"
 
 
-def _held(fit: Fit) -> tuple[str, ...]:
-    held = ~fit.optimum.free[0] & ~fit.optimum.limit[0]
-    return tuple(h.name for h, is_held in zip(fit.model.hyperparameters, held, strict=True) if is_held)
+def held(fit: Fit) -> tuple[str, ...]:
+    """Names of the hyperparameters that were not learned, as reported."""
+    names = fit.model.hyperparameters
+    given = names.given(~fit.optimum.free[0] & ~fit.optimum.limit[0])
+    return tuple(name for name, is_given in zip(names.reported, given, strict=True) if is_given)
 
 
 def _estimates(what: str, frame: DataFrame, held: Sequence[str]) -> Table:
@@ -149,7 +152,7 @@ def _estimates(what: str, frame: DataFrame, held: Sequence[str]) -> Table:
         if name in held:
             rows.append((str(name), number(estimate), "held", "", ""))
         elif at_boundary:
-            rows.append((str(name), number(estimate, 1), "boundary", number(lower, 1), number(upper, 3)))
+            rows.append((str(name), number(estimate, 1), "boundary", number(lower, 3), number(upper, 3)))
         else:
             places = decimals(se)
             cells = (fixed(x, places) for x in (estimate, se, lower, upper))

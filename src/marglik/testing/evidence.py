@@ -175,10 +175,10 @@ def _check_stationary(model: Model, theta: Array, e: Evidence, where: str) -> No
 
 
 def _check_normal_equations(model: LinearModel, theta: Array, mean: dict[str, Array], where: str) -> None:
-    """Where the score is zero, w_t = L_t L_tᵀ X_tᵀ ∂log p/∂η, and X_tᵀ ∂log p/∂η = 0 for flat terms."""
+    """Where the score is zero, v_t = L_t L_tᵀ X_tᵀ ∂log p/∂η of w_t = μ + Mv_t, and X_tᵀ ∂log p/∂η = 0 if flat."""
     rows = model.rows
     eta = sum(
-        (t.columns @ mean[t.label] for t in model.prior),
+        (t.design @ mean[t.label] for t in model.prior),
         np.zeros(rows.n) if rows.offset is None else rows.offset,
     )
     slope = model.likelihood.derivatives(np.asarray(rows.y, float), eta, theta[model.n_prior_theta :])[0]
@@ -186,8 +186,9 @@ def _check_normal_equations(model: LinearModel, theta: Array, mean: dict[str, Ar
     for term, own in model.term_theta(theta):
         pull, size = term.columns.T @ slope, np.linalg.norm(term.columns, axis=0) * np.linalg.norm(slope)
         w, L2 = (0.0, 1.0) if term.flat else (mean[term.label], term.factor(own) ** 2)
+        expected = pull if term.flat else term.weights(L2 * pull)
         what = f"{where}: {term.label!r} is not where the score is zero"
-        agree(w, L2 * pull, 1e-7, what, np.abs(w).max(initial=0) + np.max(L2 * size, initial=0) + 1e-300)
+        agree(w, expected, 1e-7, what, np.abs(w).max(initial=0) + np.max(L2 * size, initial=0) + 1e-300)
 
 
 def _dense_log_evidence(model: LinearModel, theta: Float[Array, "k"]) -> float:
