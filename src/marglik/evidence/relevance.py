@@ -493,7 +493,7 @@ def maxima(data: Gram, theta: Float[Array, "k"], free: Bool[Array, "k"]) -> Floa
         outside = None if base.active.size else _outside(data, learned, root * np.sqrt(base.noise) / length, int(v))
         best = search(Problem(G, r[v] / (length * root), noise, outside, full))
         if isinstance(best, noiseless.Fit):
-            b = 0.0 if full else EPS**2 * q[v]
+            b = 0.0 if len(best.columns) == data.n_free else EPS**2 * q[v]
             own, scales = best.columns, np.abs(best.weights) * root
         else:
             b = float(q[v] * best.q / data.n_free) if free[-1] else 1.0

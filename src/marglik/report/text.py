@@ -133,7 +133,9 @@ def _steps(fit: Fit) -> str:
         return f"not converged in {steps}"
     if not fit.optimum.free.any() and not fit.optimum.limit.any():
         return "nothing to learn"
-    return f"converged in {steps}" if fit.n_iterations else "the global maximum"
+    if fit.n_iterations:
+        return f"converged in {steps}"
+    return "the global maximum" if fit.model.one_scale else "the best maximum found"
 
 
 def held(fit: Fit) -> tuple[str, ...]:
