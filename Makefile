@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test slow check bench docs lock clean
 
 demo: .venv/ready
-	$(BIN)/marglik fit examples/sleepstudy.csv "Reaction ~ Days + (1 | Subject)" --plot sleepstudy.png
+	$(BIN)/marglik fit examples/sleepstudy.csv "Reaction ~ Days + (Days | Subject)" --plot sleepstudy.png
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2

@@ -13,42 +13,8 @@ import pytest
 from marglik.hyperparameters import Hyperparameters
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
-from marglik.priors import Flat, Prior, RandomEffects, Ridge
 from marglik.rows import InMemory
-
-LEVELS = tuple("abcde")
-
-
-def _design(rng, n):
-    X, codes = rng.standard_normal((n, 7)), np.append(np.arange(5), rng.integers(0, 5, n - 5))
-    flat = Flat(np.column_stack([np.ones(n), X[:, 0]]), ["Intercept", "x"])
-    intercepts = RandomEffects(codes, LEVELS, group="g")
-    both, ones = np.column_stack([np.ones(n), X[:, 1]]), np.ones((n, 1))
-    slopes = RandomEffects(codes, LEVELS, both, ("Intercept", "z"), group="g")
-    independent = RandomEffects(codes, LEVELS, both, ("Intercept", "z"), group="g", correlated=False)
-    slopes_alone = RandomEffects(codes, LEVELS, X[:, 1:2], ("z",), group="g")
-    others = rng.permutation(np.append(np.arange(3), rng.integers(0, 3, n - 3)))
-    crossed = RandomEffects(others, "xyz", np.column_stack([ones, X[:, 2]]), ("Intercept", "t"), group="h")
-    banded = Ridge(X[:, 2:7], groups=[0, 1, 0, 1, 1], scales=["sd(a)", "sd(b)"], label="banded")
-    ridge = Ridge(X[:, 2:5])
-    other = Ridge(3 * X[:, 5:], ["u", "v"], "sd(other)", "other")
-    return {
-        "flat": Prior((flat,)),
-        "ridge": Prior((ridge,)),
-        "flat + ridge": flat + ridge,
-        "two ridges": ridge + flat + other,
-        "intercepts": flat + intercepts,
-        "slopes": slopes + flat,
-        "everything": ridge + intercepts + flat + other,
-        "slopes and ridge": flat + ridge + slopes,
-        "independent slopes": flat + independent,
-        "two terms a factor": intercepts + flat + slopes_alone,
-        "crossed": intercepts + RandomEffects(others, "xyz", group="h") + flat,
-        "crossed slopes and bands": crossed + banded + slopes + flat,
-    }
-
-
-STRUCTURES = tuple(_design(np.random.default_rng(0), 9))
+from structures import STRUCTURES, design
 
 
 @pytest.fixture(scope="session", params=STRUCTURES)
@@ -66,7 +32,7 @@ def problem():
     ):
         likelihood = likelihood or Gaussian()
         rng = np.random.default_rng(seed)
-        prior = _design(rng, n)[structure]
+        prior = design(rng, n)[structure]
         eta = 0.4 + sum(0.4 * t.columns @ rng.standard_normal(t.columns.shape[1]) for t in prior)
         own = Hyperparameters(likelihood.hyperparameters()).constrain(np.full(len(likelihood.hyperparameters()), -0.4))
         y = likelihood.sample(eta, own, rng)

@@ -245,7 +245,6 @@ def test_a_held_scale_of_correlated_effects(name):
 
 THREE = {
     "one correlation": {"cor(x, z | g)": 0.2},
-    "the first correlation": {COR: 0.3},
     "two correlations": {"cor(x, z | g)": 0.2, COR: 0.1},
     "three correlations": {"cor(x, z | g)": 0.2, COR: 0.1, "cor(Intercept, z | g)": 0.0},
     "one scale": {"sd(z | g)": 0.3},

@@ -10,8 +10,11 @@ from scipy.linalg import block_diag
 from marglik.likelihoods import Likelihood
 from marglik.linalg import Arrow
 from marglik.testing import derivative
+from structures import STRUCTURES
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
+PAIRS = [(structure, likelihood) for structure in STRUCTURES for likelihood in ("gaussian", "poisson")]
+PAIRS += [("crossed slopes and bands", name) for name in sorted(Likelihood.registry.keys() - {"gaussian", "poisson"})]
 OPTIONS = {
     "plain": {},
     "weights and offset": {"weights": True, "offset": True},
@@ -20,14 +23,16 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(params=sorted(Likelihood.registry))
-def likelihood(request):
-    return Likelihood.registry[request.param]()
+@pytest.fixture(params=PAIRS, ids="-".join)
+def pair(request):
+    """Every structure with a Gaussian and with counts; every likelihood with the structure that has everything."""
+    return request.param
 
 
 @pytest.fixture(params=OPTIONS)
-def model(request, problem, structure, likelihood):
-    return problem(structure, likelihood, n=23, **OPTIONS[request.param])
+def model(request, problem, pair):
+    structure, likelihood = pair
+    return problem(structure, Likelihood.registry[likelihood](), n=23, **OPTIONS[request.param])
 
 
 @pytest.fixture

@@ -230,15 +230,17 @@ def test_a_constant_added_to_y(pair):
     np.testing.assert_allclose(other.predict() - 1e5, fitted.predict(), rtol=1e-6, atol=1e-8)
 
 
-FRAME = pd.DataFrame({"x": np.tile([-1.0, 0.2, 0.7, 1.4, 2.0], 16), "a": np.repeat(np.arange(4), 20)})
-FRAME["b"] = np.tile(np.repeat(np.arange(4), 5), 4)
-_rng = np.random.default_rng(5)
+FRAME = pd.DataFrame({"x": np.tile([-1.0, 0.2, 0.7, 1.4, 2.0], 24), "a": np.repeat(np.arange(6), 20)})
+FRAME["b"] = np.tile(np.repeat(np.arange(4), 5), 6)
+_rng = np.random.default_rng(6)
 FRAME["y"] = (
-    _rng.standard_normal(4)[FRAME["a"]]
-    + _rng.standard_normal((4, 4))[FRAME["a"], FRAME["b"]] * (1 + 0.5 * FRAME["x"])
-    + _rng.standard_normal(80)
+    _rng.standard_normal(6)[FRAME["a"]]
+    + _rng.standard_normal(6)[FRAME["a"]] * FRAME["x"]
+    + _rng.standard_normal((6, 4))[FRAME["a"], FRAME["b"]]
+    + _rng.standard_normal((6, 4))[FRAME["a"], FRAME["b"]] * FRAME["x"]
+    + 0.7 * _rng.standard_normal(120)
 )
-WORDS = np.array(["pear", "fig", "kiwi", "plum"])
+WORDS = np.array(["pear", "fig", "kiwi", "plum", "date", "lime"])
 
 
 def test_names_of_levels_in_a_formula():
@@ -258,6 +260,7 @@ def test_names_of_levels_in_a_formula():
 def test_ways_to_write_the_same_nesting():
     finest = FRAME.assign(ab=FRAME["a"].astype(str) + "/" + FRAME["b"].astype(str))
     one = marglik.fit("y ~ x + (x | a/b)", FRAME)
+    assert not one.hyperparameters["at_boundary"].any()
     for terms in ("(x | a) + (x | a:b)", "(1 + x | a:b) + (1 + x | a)", "(x | b:a) + (x | a)"):
         other = marglik.fit(f"y ~ x + {terms}", FRAME)
         check_same(one, other, renamed=lambda name, t=terms: name.replace("a:b", "b:a") if "b:a" in t else name)

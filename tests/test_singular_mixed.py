@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from scipy.optimize import brentq, minimize
+from scipy.optimize import minimize
 
 import marglik
 from marglik.likelihoods import Gaussian
@@ -279,40 +279,31 @@ def _bend(f, v, a, b):
     return (f(v + a + b) - f(v + a - b) - f(v - a + b) + f(v - a - b)) / 4
 
 
-DROP = 2.705543454095404
-
-
-def profile_end(fit, name, inside, outside):
-    """Where twice the drop of the best density at given values of one hyperparameter, the others free, is 2.71."""
-    starts = [{n: r if n.startswith("cor") else 0.6 for n in fit.hyperparameters.index} for r in (-0.6, 0.6)]
-
-    def drop(value):
-        return 2 * (fit.log_evidence - best_at(fit.model, {name: value}, starts)[0]) - DROP
-
-    return brentq(drop, inside, outside, xtol=1e-4)
-
-
 ENDS = {
-    "independent": ("independent", 0, "sd(Intercept | g)", 0.05, 3.0),
-    "of two at zero": ("pair", 6, "sd(x | g)", 0.05, 3.0),
-    "correlation of one": ("proportional", 1.5, "cor(Intercept, x | g)", 0.999, -0.6),
-    "correlation of minus one": ("proportional", -0.7, "cor(Intercept, x | g)", -0.999, 0.6),
+    "independent": ("independent", 0, "sd(Intercept | g)"),
+    "of two at zero": ("pair", 6, "sd(x | g)"),
+    "correlation of one": ("proportional", 1.5, "cor(Intercept, x | g)"),
+    "correlation of minus one": ("proportional", -0.7, "cor(Intercept, x | g)"),
 }
 
 
 @pytest.mark.parametrize("name", ENDS)
 def test_other_end_of_the_interval_at_a_boundary(name):
-    kind, which, hyperparameter, inside, outside = ENDS[name]
+    """There twice the drop of the best density is 2.71, the other hyperparameters free."""
+    kind, which, hyperparameter = ENDS[name]
     if kind == "proportional":
         fit = marglik.fit(level_means(3 * DEVIATIONS, which * 3 * DEVIATIONS))
     else:
         fit = fitted(kind, which)
-    row = fit.hyperparameters.loc[hyperparameter]
+    table = fit.hyperparameters
+    row = table.loc[hyperparameter]
     assert row["at_boundary"]
     ends = [row["lower"], row["upper"]]
     assert row["estimate"] in ends
     (other,) = (end for end in ends if end != row["estimate"])
-    np.testing.assert_allclose(other, profile_end(fit, hyperparameter, inside, outside), rtol=1e-3)
+    starts = [{n: r if n.startswith("cor") else 0.6 for n in table.index} for r in (-0.6, 0.6)]
+    drop = fit.log_evidence - best_at(fit.model, {hyperparameter: other}, starts)[0]
+    np.testing.assert_allclose(2 * drop, 2.705543454095404, rtol=1e-4)
 
 
 def test_words_for_what_is_at_the_boundary():

@@ -247,7 +247,8 @@ class Fit:
         flat = next((t.label for t in self._linear.prior if t.flat), None)
         covariance = self.vcov()
         estimate = np.reshape(posterior.mean[flat], -1) if flat else np.zeros(0)
-        blocks = covariance.to_numpy().reshape(-1, len(self._linear.flat_names), len(self._linear.flat_names))
+        f = self._linear.n_flat
+        blocks = covariance.to_numpy().reshape(len(estimate) // max(f, 1), f, f)
         se = np.sqrt(np.einsum("vff->vf", blocks)).reshape(-1)
         half = NORMAL_975 * se
         return pd.DataFrame(

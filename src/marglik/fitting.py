@@ -60,7 +60,7 @@ def _prepare(
     h = model.hyperparameters
     base = np.array([0.0 if x.triangle is not None else 1.0 for x in h])
     base = h.vector(fixed, base) if fixed else base
-    free = ~_held(h, fixed) if fixed else np.ones(len(h), bool)
+    free = ~_held(h, fixed) if fixed else np.array([True] * len(h))
     if isinstance(model, LinearModel):
         _check_learnable(model, {x.name for x, f in zip(h, free, strict=True) if f})
     objective = learn.Objective(method, model, hyperprior or {})
@@ -115,7 +115,7 @@ def _check_learnable(model: LinearModel, learned: set[str]) -> None:
         left_over = np.array([model.level_sums.border[-1, -1]])
     if model.rows.y.ndim == 1:
         y = model.rows.y
-        if not left_over[0] > 1e-12 * (y @ y) or model.rows.n_observations <= model.n_flat:
+        if not left_over[0] > 1e-12 * (y @ y) or model.rows.n_observations <= len(model.flat_basis.R):
             check_noise(left_over, model.residuals.spread(), model.rows.n_observations, model.n_flat)
     elif not left_over.all():
         constant = listed(np.flatnonzero(left_over == 0))

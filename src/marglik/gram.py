@@ -35,7 +35,7 @@ class Gram:
     place : (p,)
         The variance of each column, from 0; every number occurs.
     means
-        QᵀX/n: X − Q means is the projected design.
+        QᵀX/n of the design as given: X − Q means is the projected one.
     products, total
         X̃ᵀy and |y|² of each target, X̃ the projected design.
     shift : (f, V)
@@ -46,6 +46,8 @@ class Gram:
         How many observations the rows stand for.
     fixed
         Whether the last scale is 1 rather than a coordinate of θ.
+    centred
+        Whether X is projected already.
     """
 
     X: Float[Array, "n p"]
@@ -58,6 +60,7 @@ class Gram:
     response: Residuals
     n_observations: float
     fixed: bool = False
+    centred: bool = False
 
     @property
     def n_free(self) -> float:
@@ -98,13 +101,13 @@ class Gram:
     @cached_property
     def projected(self) -> Float[Array, "n p"]:
         """X̃."""
-        return blas.dgemm(-1.0, self.Q, self.means, beta=1.0, c=self.X) if len(self.means) else self.X
+        return self.X if self.centred else blas.dgemm(-1.0, self.Q, self.means, beta=1.0, c=self.X)
 
     @cached_property
     def matrix(self) -> Float[Array, "p p"]:
         """X̃ᵀX̃, both triangles."""
         A = lower_gram(self.X)
-        if len(self.means):
+        if not self.centred:
             A = blas.dsyrk(-len(self.X), self.means.T, beta=1.0, c=A, lower=1, overwrite_c=1)
         return symmetric(A)
 
@@ -138,7 +141,8 @@ class Gram:
         """y − X̃w, from the rows."""
         full = np.zeros((len(self.place), w.shape[1]))
         full[columns] = w
-        return self.read(targets) - (self.X @ full - self.Q @ (self.means @ full))
+        e = self.read(targets) - self.X @ full
+        return e if self.centred else e + self.Q @ (self.means @ full)
 
     def correlations(self, e: Float[Array, "n V"], columns: Array) -> Float[Array, "V m"]:
         """X̃ᵀe for some columns, e orthogonal to Q."""
@@ -153,8 +157,10 @@ class Gram:
             shift=self.shift[:, targets],
             response=replace(self.response, y=self.response.y[:, targets]),
         )
-        known = ("matrix", "projected", "squares", "indicator", "compressed")
+        known = ("matrix", "projected", "squares", "indicator")
         out.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
+        if self.__dict__.get("compressed", self) is not self:
+            out.__dict__["compressed"] = self.compressed.subset(targets)
         return out
 
     @cached_property
@@ -171,7 +177,8 @@ class Gram:
         X = np.asfortranarray(np.hstack(parts))
         y = np.hstack([self.response.read(t)[0] for t in self.response.chunks()])
         place = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
-        return replace(self, X=X, place=place, means=np.zeros((len(self.means), X.shape[1])), products=y.T @ X)
+        means = np.zeros((len(self.means), X.shape[1]))
+        return replace(self, X=X, place=place, means=means, products=y.T @ X, centred=True)
 
 
 def reduce(
@@ -216,7 +223,7 @@ def reduce(
             means, products[targets] = both[:f] / n, both[f:]
         else:
             products[targets] = _times(y, X)
-    gram = Gram(X, Q, place, means, products, total, shift, response, n_observations, fixed)
+    gram = Gram(X, Q, place, means, products, total, shift, response, n_observations, fixed, centred=not f)
     squares = np.einsum("ij,ij->j", X, X)
     if not np.isfinite(squares.sum()):
         raise FloatingPointError("The design has values that are not finite, or too large to be squared.")
@@ -227,7 +234,7 @@ def reduce(
     X -= Q @ (Q.T @ X / n)
     X[:, np.einsum("ij,ij->j", X, X) <= IN_SPAN**2 * squares] = 0.0
     y = np.hstack([response.read(t)[0] for t in response.chunks()])
-    return replace(gram, X=X, means=np.zeros((f, p)), products=_times(y, X))
+    return replace(gram, X=X, products=_times(y, X), centred=True)
 
 
 def _times(y: Float[Array, "n v"], X: Float[Array, "n p"]) -> Float[Array, "v p"]:

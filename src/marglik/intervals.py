@@ -70,9 +70,10 @@ def _by_curvature(fit: Fit, level: float, wanted: Sequence[str], fixed: Any) -> 
 def _boundary(fit: Fit, name: str, level: float) -> tuple[float, float]:
     """At the end of a support the likelihood ratio is zero half of the time, so that its quantile is a lower one."""
     table: Any = fit.hyperparameters
-    if level == 0.95:
-        return float(table.loc[name, "lower"]), float(table.loc[name, "upper"])
-    return _profile(fit, name, float(chdtri(1, 2 - 2 * level)) / 2 if level > 0.5 else 0.0)
+    estimate, *ends = (float(table.loc[name, column]) for column in ("estimate", "lower", "upper"))
+    if level == 0.95 or np.isnan(estimate):
+        return ends[0], ends[1]
+    return _profile(fit, name, float(chdtri(1, 2 - 2 * level)) / 2) if level > 0.5 else (estimate, estimate)
 
 
 def _profile(fit: Fit, name: str, target: float) -> tuple[float, float]:

@@ -293,8 +293,9 @@ class LinearModel(Model):
     def subset(self, targets: Array) -> LinearModel:
         """The model of some of the targets; what is known of the design is kept."""
         out = replace(self, rows=replace(self.rows, y=self.rows.y[:, targets]))
-        if "spectrum" in self.__dict__:
-            out.__dict__["spectrum"] = self.spectrum.subset(targets)
+        for name in ("spectrum", "reduced"):
+            if name in self.__dict__:
+                out.__dict__[name] = self.__dict__[name].subset(targets)
         return out
 
     def with_term(self, old: Term, new: Term) -> LinearModel:

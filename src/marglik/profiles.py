@@ -55,6 +55,18 @@ def hold(
     return replace(objective, model=model.with_term(old, new)), theta, free
 
 
+def _best(objective: learn.Objective, theta: Float[Array, "k"], free: Bool[Array, "k"]) -> float:
+    """The maximum next to θ. A zero is stationary always: it is held, and tried at a tenth of its natural size."""
+    zero = free & (theta == 0)
+    at_zero = float(learn.maximise(objective, theta[None], (free & ~zero)[None]).value[0])
+    if not zero.any():
+        return at_zero
+    names = objective.hyperparameters
+    units = [u if h.triangle is None else h.support.unit for h, u in zip(names, objective.units, strict=True)]  # type: ignore[attr-defined]
+    woken = learn.maximise(objective, np.where(zero, 0.1 * np.array(units), theta)[None], free[None])
+    return max(at_zero, float(woken.value[0]))
+
+
 def _coordinates(
     new: RandomEffects, triangle: Triangle, theta: Float[Array, "k"], name: str, value: float
 ) -> Float[Array, "j"]:
@@ -98,14 +110,13 @@ class Profile:
         """How far the objective falls short of its maximum at the best of the others."""
         asked = self.optimum.free[0] | self.optimum.limit[0]
         objective, theta, free = hold(self.objective, self.optimum.theta[0], asked, self.name, value)
-        best = learn.maximise(objective, theta[None], free[None])
-        return float(self.optimum.value[0] - best.value[0])
+        return float(self.optimum.value[0] - _best(objective, theta, free))
 
     def ends(self, estimate: float, se: float, target: float, unit: float) -> tuple[float, float]:
         """Where the drop reaches ``target`` below and above; the end of the support where it never does."""
         to, back, ends = (np.arctanh, np.tanh, (-1.0, 1.0)) if self.correlation else (np.log, np.exp, (0.0, np.inf))
         if self.correlation:
-            middle, step = float(np.clip(estimate, -0.9, 0.9)), 2 * se / (1 - min(estimate**2, 0.99))
+            middle, step = (estimate, 2 * se / (1 - estimate**2)) if abs(estimate) < 1 else (0.9 * estimate, 1.0)
         else:
             middle, step = (estimate, 2 * se / estimate) if estimate > 0 else (unit, 1.0)
         step = step if np.isfinite(step) and 0 < step < 5 else 1.0
@@ -173,9 +184,8 @@ class FixedEffectProfile:
         rows = replace(rows, offset=moved if rows.offset is None else rows.offset + moved)
         prior = Prior(t for term in self.model.prior for t in (rest if term.flat else (term,)))
         there = replace(self.objective, model=replace(self.model, prior=prior, rows=rows))
-        asked = self.optimum.free | self.optimum.limit
-        best = learn.maximise(there, np.where(self.optimum.theta == 0, 0.0, self.optimum.theta), asked)
-        return float(self.optimum.value[0] - best.value[0])
+        asked = self.optimum.free[0] | self.optimum.limit[0]
+        return float(self.optimum.value[0] - _best(there, self.optimum.theta[0], asked))
 
     def ends(self, estimate: float, se: float, target: float) -> tuple[float, float]:
         """Where the drop reaches ``target`` below and above the estimate."""

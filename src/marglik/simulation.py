@@ -34,12 +34,15 @@ def simulate(
     Raises
     ------
     ValueError
-        Rows stand for several observations each, or weights multiply log densities: neither is a distribution of y.
+        Rows stand for several observations each, or weights multiply log densities: neither is a distribution of y;
+        or the number of data sets is none.
     """
     rows, likelihood = model.rows, model.likelihood
     if rows.counts is not None or (rows.weights is not None and not likelihood.gaussian):
         what = "rows that stand for several observations" if rows.counts is not None else "weighted log densities"
         raise ValueError(f"simulate needs one outcome a row, but this model has {what}. Fit without them to simulate.")
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"n must be a whole number of data sets, 1 or more, not {n!r}.")
     rng = np.random.default_rng(seed)
     eta = np.zeros((n, rows.n)) if rows.offset is None else np.tile(rows.offset, (n, 1))
     for term, own in model.term_theta(theta):

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import blas, lapack
 
 from marglik.gram import lower_gram, symmetric
-from marglik.linalg import cholesky
+from marglik.linalg import NotPositiveDefinite, cholesky
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -31,6 +31,8 @@ WEAK = 1e-4
 """A column whose a x²/b is smaller says too little about itself for I − H⁻¹ to have digits."""
 STEEP = 1e6
 """From this ratio of variances on, the dual's factor is found by rotations: products would cost digits."""
+SINGULAR = 1e-13
+"""Without noise, a direction in which columns reach no further than this share of others counts as out of reach."""
 COLLINEAR = 1e-6
 """A pivot below this share of its diagonal calls for rotations, too."""
 
@@ -341,7 +343,10 @@ class Dual(Solver):
             V = lower_gram(np.ascontiguousarray(np.hstack([XS, lift]).T))
             V.flat[:: n + 1] += b
             return cholesky(V)
-        return _rotated(np.vstack([XS.T, lift.T, np.sqrt(b) * np.eye(n)]))
+        L = _rotated(np.vstack([XS.T, lift.T, np.sqrt(b) * np.eye(n)]))
+        if b == 0 and not L.diagonal().min() > SINGULAR * L.diagonal().max():
+            raise NotPositiveDefinite(f"Without noise, the active columns do not span the {n} rows.")
+        return L
 
     @cached_property
     def _inverse_root(self) -> Float[Array, "n n"]:

@@ -102,7 +102,7 @@ class Residuals:
         if self.row_scale is not None:
             y *= self.row_scale[:, None]
         if len(shift):
-            gamma = self.Q.T @ y / len(y)
+            gamma = blas.dgemm(1 / len(y), self.Q.T, y.T, trans_b=1)
             shift += solve_upper(self.R, gamma)
             y = blas.dgemm(-1.0, gamma.T, self.Q.T, beta=1.0, c=y.T, overwrite_c=1).T  # y − Qγ, in place
         return y, shift

@@ -13,6 +13,7 @@ from marglik.model import LinearModel
 from marglik.priors import Flat, Prior, RandomEffects, Ridge
 from marglik.rows import InMemory
 from marglik.testing import check_evidence
+from structures import STRUCTURES
 
 OPTIONS = {
     "reml": {},
@@ -22,9 +23,14 @@ OPTIONS = {
 IN_THETA = {"reml": False, "flat_in_theta": True, "weights": True, "offset": True}
 
 
-@pytest.fixture(params=sorted(Likelihood.registry))
-def likelihood(request):
-    return Likelihood.registry[request.param]()
+PAIRS = [(structure, likelihood) for structure in STRUCTURES for likelihood in ("gaussian", "poisson")]
+PAIRS += [("slopes and ridge", name) for name in sorted(Likelihood.registry.keys() - {"gaussian", "poisson"})]
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
+def pair(request):
+    """Every structure with a Gaussian and with counts; every likelihood with correlated slopes beside a ridge."""
+    return request.param[0], Likelihood.registry[request.param[1]]()
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -37,13 +43,13 @@ def test_exact_for_a_gaussian(problem, structure, inside, options):
 
 
 @pytest.mark.parametrize("options", ["weights and counts", "flat in theta"])
-def test_contract(problem, structure, likelihood, inside, options):
-    model = problem(structure, likelihood, n=21, **OPTIONS.get(options, IN_THETA))
+def test_contract(problem, pair, inside, options):
+    model = problem(*pair, n=21, **OPTIONS.get(options, IN_THETA))
     check_evidence(Laplace(), model, inside(model))
 
 
-def test_contract_at_zero_scales(problem, structure, likelihood, inside):
-    model = problem(structure, likelihood, n=21)
+def test_contract_at_zero_scales(problem, pair, inside):
+    model = problem(*pair, n=21)
     theta = inside(model)
     scales = [i for i, h in enumerate(model.hyperparameters) if h.even and h.name != "sd(noise)"]
     for zeros in [scales[:1], scales] if len(scales) > 1 else [scales]:

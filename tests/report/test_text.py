@@ -55,7 +55,7 @@ def fit(request):
 SLEEP = """\
 Reaction ~ Days + (1 | Subject)
 data          gaussian, identity link; 180 rows, 18 levels of Subject
-log evidence  -893.2325 nats (-2 x it: 1786.4651), exact; converged in {steps} steps
+log evidence  -893.2325 nats (-2 x it: 1786.4651), exact; converged in {steps}
 criterion     fixed effects integrated: -2 x it is lme4's REML criterion
 
 Hyperparameters           estimate     se   95 % from      to
@@ -78,7 +78,7 @@ The evidence is at a maximum and is exact."""
 def test_the_summary_of_the_sleep_study(sleepstudy):
     """lme4 prints 1786.465, 37.12, 30.99, 251.4051 (9.7467) and 10.4673 (0.8042)."""
     fit = marglik.fit("Reaction ~ Days + (1 | Subject)", sleepstudy)
-    assert summary(fit) == SLEEP.format(steps=fit.n_iterations)
+    assert summary(fit) == SLEEP.format(steps="one step" if fit.n_iterations == 1 else f"{fit.n_iterations} steps")
     assert repr(fit) == fit.summary() == summary(fit)
 
 
@@ -169,6 +169,16 @@ def test_what_is_held_says_so_and_comes_last():
     rows = tables(marglik.fit("y ~ x + (1 | g)", DATA, fixed={"sd(Intercept | g)": 0.75}))[0].rows
     assert [r[0] for r in rows] == ["sd(noise)", "sd(Intercept | g)"]
     assert [c.strip() for c in rows[1][1:]] == ["0.75", "held", "", ""]
+
+
+def test_a_correlation_that_is_held_or_at_its_end():
+    name = "cor(Intercept, x | g)"
+    held = tables(marglik.fit("y ~ x + (x | g)", DATA, fixed={name: 0.25}))[0].rows
+    assert [c.strip() for c in held[-1]] == [name, "0.25", "held", "", ""]
+    fit = marglik.fit("y ~ x + (x | g)", DATA.assign(y=DATA["g"].astype(float) * (1 + DATA["x"]) + DATA["big"] / 1e6))
+    assert fit.hyperparameters.loc[name, "estimate"] == 1
+    (end,) = [r for r in tables(fit)[0].rows if r[0] == name]
+    assert [c.strip() for c in end[1:]] == ["1", "boundary", f"{fit.hyperparameters.loc[name, 'lower']:.3g}", "1"]
 
 
 def test_notes_and_criteria_are_told():

@@ -51,6 +51,7 @@ NO_NOISE = 1e-11
 """Share of |y|² that columns leave, below which they leave nothing."""
 EXACT = 1e-22
 """The same, where columns can leave nothing of a special y only."""
+TWINS = 1e-12
 ROUNDING = 1e-14
 EPS = float(np.finfo(float).eps)
 WEAK = 0.5
@@ -485,6 +486,9 @@ def maxima(data: Gram, theta: Float[Array, "k"], free: Bool[Array, "k"]) -> Floa
         learned, Q, length = learned[length > 0], Q[length > 0][:, length > 0], length[length > 0]
     G = Q / length
     G /= length[:, None]
+    twins = (np.abs(np.triu(G, 1)) > 1 - TWINS).any(axis=0)
+    if twins.any():  # of columns that are the same, the first stands for all
+        learned, length, G = learned[~twins], length[~twins], G[~twins][:, ~twins]
     full = bool(free[-1]) and len(learned) >= data.n_directions == data.n_free
     r, q = base.correlations(learned, slice(0, V)), base.quadratic(slice(0, V))
     for v in np.flatnonzero(q > 0):

@@ -40,12 +40,14 @@ if TYPE_CHECKING:
 MAX_ROUNDS = 200
 RADIUS, FARTHEST = 2.0, 8.0
 """First trust radius, and the largest, in logarithms of variances."""
-DONE = 1e-5
+DONE = 1e-7
 """Nats that Newton's step promises when it is the last; what is left after it is the square of that."""
 WEAK = 0.5
 """A scale that keeps less than this of what its columns could take steps in its variance, others in its logarithm."""
 LEAST = 1e-9
-"""Nats that a scale must gain to be opened."""
+"""Nats that a scale must gain to be opened, or closed."""
+FAINT = 1e-26
+"""Least variance of the noise, next to what scales add along a column: its root is a hundred times rounding."""
 SHARED = 16
 """From so many targets on, they set out together."""
 LEVELS = np.logspace(-3, 4, 8)
@@ -165,7 +167,9 @@ class _Ascent:
             best = self.climbed(self.equal_scales(targets[alive]), targets[alive])
             if alive.sum() < SHARED:
                 best = _better(self.climbed(self.no_scales(targets[alive]), targets[alive]), best)
+                best = self.flipped(best, targets[alive])
             out[alive] = best.variances
+        out[:, :-1][:, self.free[:-1] & (self.sizes == 0)] = 0.0
         return out
 
     def local(self, variances: Float[Array, "k"], targets: Array) -> Local:
@@ -201,19 +205,45 @@ class _Ascent:
         noise = self.data.total.mean() / self.data.n_free
         return self.local(np.where(self.free, np.append(np.zeros(len(self.held) - 1), noise), self.held), targets)
 
+    def flipped(self, best: Local, targets: Array) -> Local:
+        """One scale after the other opened or closed, and all climbed, as long as that gains."""
+        going = np.arange(len(targets))
+        while len(going):
+            before = best.value[going].copy()
+            for k in np.flatnonzero(self.free & np.append(self.sizes > 0, self.noiseless)):
+                now = _part(best, going)
+                trial = now.variances.copy()
+                opened = trial.max(axis=1) / np.append(self.sizes, 1.0)[k]
+                trial[:, k] = np.where(trial[:, k] > 0, 0.0, trial[:, -1] / self.sizes[k] if k < len(self.sizes) else opened)
+                found = self.climbed(self.joined(self.kept_noise(trial), targets[going]), targets[going], aloof=True)
+                _put(best, going, _better(found, now))
+            going = going[best.value[going] > before + LEAST]
+        return best
+
+    @property
+    def counts(self) -> Float[Array, "k"]:
+        """Number of columns of each scale, and of directions of the noise."""
+        data = self.data
+        return np.append(np.bincount(data.place, data.squares > 0, data.n_scales), data.n_free)
+
+    @property
+    def noiseless(self) -> bool:
+        """Whether columns suffice for a noise of zero."""
+        return self.counts[:-1].sum() >= self.data.n_directions == self.data.n_free
+
     @property
     def most(self) -> Float[Array, "k"]:
         """How many directions each variance could take; none for a noise that cannot be zero."""
-        data = self.data
-        counts = np.bincount(data.place, data.squares > 0, data.n_scales)
-        noiseless = counts.sum() >= data.n_directions == data.n_free
-        return np.append(counts, data.n_free / 10 if noiseless else 0.0)
+        return self.counts * np.append(np.ones(len(self.held) - 1), 0.1 if self.noiseless else 0.0)
 
-    def climbed(self, here: Local, targets: Array) -> Local:
-        """Newton's method within trust regions, until no step and no scale that is zero gains."""
+    def climbed(self, here: Local, targets: Array, aloof: bool = False) -> Local:
+        """Newton's method within trust regions, until no step and no scale that is zero gains.
+
+        Unless ``aloof``, Fisher's scoring goes before.
+        """
         V, most = len(targets), self.most
         radius = np.full(V, RADIUS)
-        for together in (True, False):
+        for together in () if aloof else (True, False):
             trial = np.where(self.free, _scored(here, self.free), self.held)
             if together and V >= SHARED and self.rescales:
                 trial = _gathered(trial, self.sizes, V // 8)
@@ -222,9 +252,9 @@ class _Ascent:
         for _ in range(MAX_ROUNDS):
             now = _part(here, going)
             step, gain = _newton(now, self.free, most, radius[going])
-            opened = self._opened(now, gain < DONE)
+            opened = self._opened(now, gain < DONE, np.minimum(radius[going] / RADIUS, 1.0))
             last = (gain < DONE) & (opened < 0).all(axis=1) & np.isfinite(step).all(axis=1)
-            moved = _moved(now.variances, step)
+            moved = self.kept_noise(_moved(now.variances, step))
             if last.any():
                 here.variances[going[last]] = moved[last]
                 here.value[going[last]] += gain[last]
@@ -241,16 +271,21 @@ class _Ascent:
             going = going[better | (r > 1e-8)]
         return here
 
-    def _opened(self, at: Local, still: Bool[Array, "V"]) -> Float[Array, "V k"]:
-        """For targets at rest, the variance at which to open the scale that gains most from it; −1 elsewhere."""
+    def kept_noise(self, variances: Float[Array, "V k"]) -> Float[Array, "V k"]:
+        """With a noise, if any, that rounding does not swamp."""
+        least = FAINT * (variances[:, :-1] * self.sizes).max(axis=1, initial=0.0)
+        out = variances.copy()
+        out[:, -1] = np.where(out[:, -1] > 0, np.maximum(out[:, -1], least), 0.0)
+        return np.where(self.free, out, self.held)
+
+    def _opened(self, at: Local, still: Bool[Array, "V"], boldness: Float[Array, "V"]) -> Float[Array, "V k"]:
+        """For targets at rest, the variance at which to open what gains most from it; −1 elsewhere."""
         out = np.full(at.slope.shape, -1.0)
-        scales = at.slope[:, :-1]
-        counts = np.bincount(self.data.place, minlength=scales.shape[1])
-        size = at.traces[:, :-1] / np.maximum(counts, 1)
+        closed = (at.variances == 0) & self.free & (at.traces > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            excess = 2 * scales / at.traces[:, :-1]  # yᵀPK_kPy/tr PK_k − 1
-            variance = np.minimum(excess, 1.0) / size
-            gain = np.where((at.variances[:, :-1] == 0) & self.free[:-1] & (size > 0), scales * variance / 2, 0.0)
+            excess = 2 * at.slope / at.traces  # yᵀPK_kPy/tr PK_k − 1
+            variance = np.minimum(excess, 1.0) * np.maximum(self.counts, 1) / at.traces * boldness[:, None]
+            gain = np.where(closed, at.slope * variance / 2, 0.0)
         best = gain.argmax(axis=1)
         rows = np.flatnonzero(still & (gain[np.arange(len(gain)), best] > LEAST))
         out[rows, best[rows]] = variance[rows, best[rows]]

@@ -156,7 +156,7 @@ def _compose(fit: Fit, figure: Any) -> None:
     lines, telling = _telling(fit)
     if lines is None and not telling:
         return _stack(figure, estimates)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.55, 1))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.35, 1))
     if lines is not None:
         lines.draw(left)
     else:
