@@ -16,7 +16,7 @@ from marglik.fitted import Fit, Source
 from marglik.hyperparameters import Hyperparameters
 from marglik.model import LinearModel, Model
 from marglik.priors import RandomEffects
-from marglik.validate import check_grouping, check_noise, listed
+from marglik.validate import check_fitted_exactly, check_grouping, check_noise, listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -51,6 +51,8 @@ def fit_model(
         return _finished(model, choice, learn.Located(objective, found, free), objective, source, notes)
     starts = choice.method.starts(model, base, free)
     optimum = _best(objective, starts, free, restarts, seed)
+    if isinstance(model, LinearModel) and model.likelihood.gaussian and free[-1]:
+        check_fitted_exactly(optimum.theta[0, -1], model.response_scale)
     return _finished(model, choice, optimum, objective, source, notes)
 
 

@@ -62,6 +62,12 @@ class Projection:
         factors = [np.tensordot(padded[c.coordinates], c.templates, 1) / theta[-1] for c in model.components]
         return cls(model, theta, factors, model.reml)
 
+    def rescaled(self, c: float) -> Projection:
+        """At cθ, noise included: P in units of the noise is the same there."""
+        out = Projection(self.model, c * self.theta, self.factors, self.reml)
+        out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("theta", "log_value")})
+        return out
+
     @property
     def sums(self) -> LevelSums:
         """The reduced data."""

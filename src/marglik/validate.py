@@ -261,6 +261,15 @@ def check_noise(left_over: Float[Array, "V"], total: Float[Array, "V"], n_rows: 
         )
 
 
+def check_fitted_exactly(noise: float, spread: float) -> None:
+    """Learning did not drive the noise to zero, as it does where random effects leave nothing of the response."""
+    if noise < 1e-8 * spread:
+        raise ValueError(
+            "The response is fitted exactly by the terms of the model, so sd(noise) has no size to learn: the evidence "
+            "rises without end as it goes to zero. Leave a term out, or hold the noise: fixed={'sd(noise)': 1.0}."
+        )
+
+
 def _are(n: float, what: str, verb: str = "are ") -> str:
     return f"{'is ' if n == 1 and verb else verb}{n:g} {what}{'' if n == 1 else 's'}"
 

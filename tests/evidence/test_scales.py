@@ -139,7 +139,7 @@ def searched(given, v, starts=12, held=None, seed=0):
     base = np.array([(held or {}).get(k, 0.0) for k in range(4)])
 
     def negative(phi):
-        theta = np.where(free, np.exp(np.clip(phi, [-30, -30, -30, least], 30)), base)
+        theta = np.where(free, np.exp(np.clip(phi, [-30, -30, -30, least], np.log(unit) + 6)), base)
         at = truth.at(theta)
         return -at.value, -at.gradient * theta * free
 

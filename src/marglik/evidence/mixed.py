@@ -24,6 +24,7 @@ Softw. 67(1), §3. Rao (1971), J. Multivariate Anal. 1, 257 (MINQUE, for the sta
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from marglik.levels import Component
     from marglik.model import LinearModel
 
+EXACT = 1e-10
+"""No noise is evaluated at a smaller share of the response's spread: y is then fitted exactly."""
 LEAST = 1e-2
 """No scale starts at a smaller share of its natural size: learning would have to find its way back."""
 
@@ -51,8 +54,8 @@ def _tangents(c: Component, L: Float[Array, "m m"]) -> Float[Array, "k m m"]:
 
 def evidence(model: LinearModel, theta: Float[Array, "k"]) -> Evidence:
     """Value, gradient and Hessian in θ; a factor may be singular, the noise must be positive."""
-    at = Projection.at(model, theta)
-    if not np.isfinite(at.log_value):
+    at = Projection.at(model, theta) if theta[-1] > EXACT * model.response_scale else None
+    if at is None or not np.isfinite(at.log_value):
         nothing = np.full(len(theta), np.nan)
         return Evidence(-np.inf, nothing, np.full((len(theta),) * 2, np.nan), posterior=at)
     derivatives = _Derivatives(at)
@@ -122,13 +125,18 @@ def starts(model: LinearModel, theta: Float[Array, "k"], free: Array) -> Float[A
     nu = model.rows.n_observations - model.n_flat
     size = np.sqrt(model.level_sums.border[-1, -1] / max(nu, 1)) or 1.0
     units = np.concatenate([term.units() for term in model.prior])
+    if not free[-1] and theta[-1] == 0:
+        raise ValueError(
+            "sd(noise) is held at zero, but the evidence of a mixed model is computed for a positive one. Hold it at a "
+            "small share of the response's spread."
+        )
     natural = np.where(free, np.append(units * size / np.sqrt(1 + len(model.components)), size), theta)
-    at = Projection.at(model, natural)
-    if free.all():
-        natural = natural * np.sqrt(at.quadratic / natural[-1] ** 2 / at.freedom)
-        at = Projection.at(model, natural)
     if not free.any():
         return natural[None]
+    at = Projection.at(model, natural)
+    if free.all():
+        at = at.rescaled(np.sqrt(at.quadratic / at.freedom) / natural[-1])
+        natural = at.theta
     estimate = np.where(free, _minque(at), natural)
     positive = np.array([h.support.lower == 0 for h in model.hyperparameters])
     estimate = np.where(positive, np.maximum(np.abs(estimate), LEAST * natural), estimate)
@@ -145,7 +153,7 @@ def _minque(at: Projection) -> Float[Array, "k"]:
     directions = [
         np.array([_unit(c.m, i, j) for i, j in p]).reshape(-1, c.m, c.m) for c, p in zip(parts, pairs, strict=True)
     ]
-    moments = Moments(Projection(model, at.theta, at.factors, reml=True), directions)
+    moments = Moments(at if at.reml else replace(at, reml=True), directions)
     (p, t), (_, K) = moments.first, moments.second
     v = np.concatenate([(L @ L.T)[tuple(ij.T)] for L, ij in zip(at.factors, pairs, strict=True)] + [np.zeros(0)])
     nu = model.rows.n_observations - model.n_flat

@@ -166,7 +166,8 @@ class _Ascent:
         if alive.any():
             best = self.climbed(self.equal_scales(targets[alive]), targets[alive])
             if alive.sum() < SHARED:
-                best = _better(self.climbed(self.no_scales(targets[alive]), targets[alive]), best)
+                for start in (self.no_scales, self.no_noise) if self.noiseless and self.free[-1] else (self.no_scales,):
+                    best = _better(self.climbed(start(targets[alive]), targets[alive]), best)
                 best = self.flipped(best, targets[alive])
             out[alive] = best.variances
         out[:, :-1][:, self.free[:-1] & (self.sizes == 0)] = 0.0
@@ -174,7 +175,7 @@ class _Ascent:
 
     def local(self, variances: Float[Array, "k"], targets: Array) -> Local:
         """At these variances, rescaled where that is free."""
-        return expand(solver(self.data, variances), targets, self.rescales)
+        return _expanded(self.data, variances, targets, self.rescales)
 
     def joined(self, variances: Float[Array, "V k"], targets: Array) -> Local:
         """Every target at variances of its own."""
@@ -204,6 +205,12 @@ class _Ascent:
         """Noise alone, besides what is held."""
         noise = self.data.total.mean() / self.data.n_free
         return self.local(np.where(self.free, np.append(np.zeros(len(self.held) - 1), noise), self.held), targets)
+
+    def no_noise(self, targets: Array) -> Local:
+        """Scales alone, with the same signal for all columns."""
+        sizes = np.where(self.sizes > 0, self.sizes, 1.0)
+        each = self.data.total.mean() / (self.data.n_free * len(self.data.place))
+        return self.local(np.where(self.free, np.append(each / sizes, 0.0), self.held), targets)
 
     def flipped(self, best: Local, targets: Array) -> Local:
         """One scale after the other opened or closed, and all climbed, as long as that gains."""
@@ -248,7 +255,7 @@ class _Ascent:
             if together and V >= SHARED and self.rescales:
                 trial = _gathered(trial, self.sizes, V // 8)
             here = _better(self.joined(trial, targets), here)
-        going = np.arange(V)
+        going = np.flatnonzero(np.isfinite(here.value))
         for _ in range(MAX_ROUNDS):
             now = _part(here, going)
             step, gain = _newton(now, self.free, most, radius[going])
@@ -281,11 +288,11 @@ class _Ascent:
     def _opened(self, at: Local, still: Bool[Array, "V"], boldness: Float[Array, "V"]) -> Float[Array, "V k"]:
         """For targets at rest, the variance at which to open what gains most from it; −1 elsewhere."""
         out = np.full(at.slope.shape, -1.0)
-        closed = (at.variances == 0) & self.free & (at.traces > 0)
+        rising = (at.variances == 0) & self.free & (at.traces > 0) & (at.slope > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             excess = 2 * at.slope / at.traces  # yᵀPK_kPy/tr PK_k − 1
             variance = np.minimum(excess, 1.0) * np.maximum(self.counts, 1) / at.traces * boldness[:, None]
-            gain = np.where(closed, at.slope * variance / 2, 0.0)
+            gain = np.where(rising, at.slope * variance / 2, 0.0)
         best = gain.argmax(axis=1)
         rows = np.flatnonzero(still & (gain[np.arange(len(gain)), best] > LEAST))
         out[rows, best[rows]] = variance[rows, best[rows]]
@@ -336,7 +343,8 @@ def _newton(
     weak = a * at.traces < most * WEAK
     M[:, k, k] -= np.where(weak, 0.0, g)
     M[:, k, k] = np.where(on, M[:, k, k], 1.0)
-    own = np.sqrt(np.abs(M[:, k, k])) + 1e-300
+    own = np.sqrt(np.abs(M[:, k, k]))
+    own[own < 1e-100] = 1.0
     d, U = np.linalg.eigh(M / own[:, :, None] / own[:, None, :])
     z = np.einsum("vji,vj->vi", U, g / own) / np.maximum(np.abs(d), 1e-8)
     step = np.einsum("vij,vj->vi", U, z) / own
