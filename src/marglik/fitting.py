@@ -62,7 +62,7 @@ def _prepare(
     h = model.hyperparameters
     base = np.array([0.0 if x.triangle is not None else 1.0 for x in h])
     base = h.vector(fixed, base) if fixed else base
-    free = ~_held(h, fixed) if fixed else np.array([True] * len(h))
+    free = ~_held(h, fixed) if fixed else np.array([True] * len(h), bool)
     if isinstance(model, LinearModel):
         _check_learnable(model, {x.name for x, f in zip(h, free, strict=True) if f})
     objective = learn.Objective(method, model, hyperprior or {})

@@ -241,9 +241,8 @@ class LinearModel(Model):
     @cached_property
     def _owned(self) -> list[tuple[str, Sequence[Hyperparameter]]]:
         """Hyperparameters by whose they are."""
-        own = self.likelihood.hyperparameters()
         terms = [(term.label, term.hyperparameters()) for term in self.prior]
-        return [*terms, (f"the {type(self.likelihood).__name__} likelihood", own)]
+        return [*terms, (f"the {type(self.likelihood).__name__} likelihood", self.likelihood.hyperparameters())]
 
     @cached_property
     def hyperparameters(self) -> Hyperparameters:
@@ -430,11 +429,13 @@ class LinearModel(Model):
         """Orthogonal coordinates for the flat weights."""
         flat = [t.columns for t in self.prior if t.flat]
         X = flat[0] if flat else np.zeros((self.rows.n, 0))
-        first = X[0].tolist()
-        constant = next(((j, c) for j, c in enumerate(first) if c and not np.count_nonzero(X[:, j] != c)), None)
-        if len(first) == 1 and constant and self.row_scale is None:  # an intercept alone needs no rotation
-            c = abs(first[0])
-            return FlatBasis(X / c, np.array([[c]]), constant)
+        constant = None
+        for j, c in enumerate(X[0].tolist()):
+            if c and not np.count_nonzero(X[:, j] != c):
+                constant = j, c
+                break
+        if constant and X.shape[1] == 1 and self.row_scale is None:  # an intercept alone needs no rotation
+            return FlatBasis(X / abs(c), np.array([[abs(c)]]), constant)
         root_n = np.sqrt(len(X))
         Q, R = independent_columns(self.scaled(X), self.flat_names)
         return FlatBasis(Q * root_n, R / root_n, constant)

@@ -86,25 +86,26 @@ class Residuals:
 
     def read(self, targets: slice) -> tuple[Float[Array, "n v"], Float[Array, "f v"]]:
         """The residuals of some targets, rows scaled, and the flat weights of that fit."""
-        y = self.y[:, targets]
-        shift = np.zeros((self.Q.shape[1], y.shape[1]))
-        first = 0.0
+        y, offset = self.y[:, targets], self.offset
         if self.constant is None:
             y = y.astype(np.float64)
         else:  # y less one of its own values is exact, however large their mean
             j, c = self.constant
-            first = 0.0 if self.offset is None else self.offset[0]
             own = y[0].astype(np.float64)
-            shift[j] = (own - first) / c
             y = np.subtract(y, own, dtype=np.float64)
-        if self.offset is not None:
-            y -= (self.offset - first)[:, None]
+            if offset is not None:
+                own, offset = own - offset[0], offset - offset[0]
+        if offset is not None:
+            y -= offset[:, None]
         if self.row_scale is not None:
             y *= self.row_scale[:, None]
-        if len(shift):
-            gamma = blas.dgemm(1 / len(y), self.Q.T, y.T, trans_b=1)
-            shift += solve_upper(self.R, gamma)
-            y = blas.dgemm(-1.0, gamma.T, self.Q.T, beta=1.0, c=y.T, overwrite_c=1).T  # y − Qγ, in place
+        if not len(self.R):
+            return y, np.zeros((0, y.shape[1]))
+        gamma = blas.dgemm(1 / len(y), self.Q.T, y.T, trans_b=1)
+        y = blas.dgemm(-1.0, gamma.T, self.Q.T, beta=1.0, c=y.T, overwrite_c=1).T  # y − Qγ, in place
+        shift = solve_upper(self.R, gamma)
+        if self.constant is not None:
+            shift[j] += own / c
         return y, shift
 
 
@@ -178,9 +179,13 @@ class Spectrum:
 
     def weights(self, a: Float[Array, "V"], b: Float[Array, "V"]) -> tuple[Float[Array, "V p"], Float[Array, "V f"]]:
         """Posterior mean of the weights w = a X(aXXᵀ + bI)⁻¹y, and QᵀXw/n, their part along the flat columns."""
-        filtered = np.empty((self.response.n_targets, self.cross.shape[1]))
-        for t in self.response.blocks():
-            filtered[t] = self.basis.filtered(t, a[t], b[t])
+        V = self.response.n_targets
+        if V <= BLOCK:
+            filtered = self.basis.filtered(slice(0, V), a, b)
+        else:
+            filtered = np.empty((V, self.cross.shape[1]))
+            for t in self.response.blocks():
+                filtered[t] = self.basis.filtered(t, a[t], b[t])
         along = filtered @ self.cross.T
         # In the dual `filtered` is orthogonal to Q, as y is, so X needs no projection.
         return filtered if self.primal else _transposed_product(filtered.T, self.X), along

@@ -48,6 +48,9 @@ LEAST = 1e-9
 """Nats that a scale must gain to be opened, or closed."""
 FAINT = 1e-26
 """Least variance of the noise, next to what scales add along a column: its root is a hundred times rounding."""
+FEW_SCALES, FEW_COLUMNS = 4, 200
+"""Up to so many, every subset of the scales is a start."""
+GATHERED, ALONE = True, False
 SHARED = 16
 """From so many targets on, they set out together."""
 LEVELS = np.logspace(-3, 4, 8)
@@ -113,9 +116,13 @@ def _expanded(data: Gram, variances: Float[Array, "k"], targets: Array, rescaled
 
 def joined(data: Gram, variances: Float[Array, "V k"], targets: Array, rescaled: bool = False) -> Local:
     """Every target at variances of its own; those that share them, or their ratios if `rescaled`, together."""
-    rows, which = np.unique(variances, axis=0, return_inverse=True)
-    members = [np.flatnonzero(which.reshape(-1) == i) for i in range(len(rows))]
-    parts = [_expanded(data, row, targets[m], rescaled) for row, m in zip(rows, members, strict=True)]
+    places: dict[bytes, list[int]] = {}
+    for i, row in enumerate(variances):
+        places.setdefault(row.tobytes(), []).append(i)
+    members = list(places.values())
+    parts = [_expanded(data, variances[m[0]], targets[m], rescaled) for m in members]
+    if len(parts) == 1:
+        return parts[0]
     order = np.argsort(np.concatenate(members))
     return Local(*(np.concatenate(field)[order] for field in zip(*parts, strict=True)))
 
@@ -159,16 +166,18 @@ class _Ascent:
         return bool(self.free[-1]) and not np.any(self.held[:-1][~self.free[:-1]])
 
     def run(self) -> Float[Array, "V k"]:
-        """What is reached from equal scales, or, for few targets, from none where that is better."""
+        """What is reached from equal scales; for few targets the best of that and of what other starts reach."""
         targets = np.arange(len(self.data.products))
         alive = self.data.total > 0
         out = np.tile(np.where(self.free, 0.0, self.held), (len(targets), 1))
         if alive.any():
-            best = self.climbed(self.equal_scales(targets[alive]), targets[alive])
-            if alive.sum() < SHARED:
-                for start in (self.no_scales, self.no_noise) if self.noiseless and self.free[-1] else (self.no_scales,):
-                    best = _better(self.climbed(start(targets[alive]), targets[alive]), best)
-                best = self.flipped(best, targets[alive])
+            own = targets[alive]
+            equal = self.equal_scales(own)
+            if len(own) < SHARED:
+                starts = [equal.variances, *self.patterns(equal.variances)]
+                best = self.flipped(self.best_of(starts, own, scored=(ALONE, ALONE)), own)
+            else:
+                best = self.climbed(equal, own, scored=(GATHERED, ALONE))
             out[alive] = best.variances
         out[:, :-1][:, self.free[:-1] & (self.sizes == 0)] = 0.0
         return out
@@ -201,30 +210,50 @@ class _Ascent:
             best = found if best is None else _better(found, best)
         return best  # type: ignore[return-value]
 
-    def no_scales(self, targets: Array) -> Local:
-        """Noise alone, besides what is held."""
-        noise = self.data.total.mean() / self.data.n_free
-        return self.local(np.where(self.free, np.append(np.zeros(len(self.held) - 1), noise), self.held), targets)
+    def patterns(self, equal: Float[Array, "V k"]) -> list[Float[Array, "V k"]]:
+        """Starts with some of the scales alone: none, or any subset where that is cheap; with noise and without."""
+        own = np.flatnonzero(self.free[:-1] & (self.sizes > 0))
+        cheap = len(own) <= FEW_SCALES and len(self.data.place) <= FEW_COLUMNS
+        chosen = range(2 ** len(own) - 1) if cheap else [0]
+        subsets = [own[[bool(i >> j & 1) for j in range(len(own))]] for i in chosen]
+        noisy = [self.masked(equal, subset) for subset in subsets]
+        if not (self.noiseless and self.free[-1]):
+            return noisy
+        bare = [self.masked(equal, subset) for subset in [*subsets[1:], own]]
+        for start in bare:
+            start[:, -1] = 0.0
+        return noisy + bare
 
-    def no_noise(self, targets: Array) -> Local:
-        """Scales alone, with the same signal for all columns."""
-        sizes = np.where(self.sizes > 0, self.sizes, 1.0)
-        each = self.data.total.mean() / (self.data.n_free * len(self.data.place))
-        return self.local(np.where(self.free, np.append(each / sizes, 0.0), self.held), targets)
+    def masked(self, variances: Float[Array, "V k"], kept: Array) -> Float[Array, "V k"]:
+        """With a scale of zero where it is free and not kept."""
+        on = ~self.free
+        on[kept], on[-1] = True, True
+        return np.where(on, variances, 0.0)
+
+    def best_of(self, starts: list[Float[Array, "V k"]], targets: Array, scored: tuple[bool, ...]) -> Local:
+        """The best of what is reached from each start."""
+        S, V = len(starts), len(targets)
+        all_targets = np.tile(targets, S)
+        found = self.climbed(self.joined(np.concatenate(starts), all_targets), all_targets, scored)
+        return _part(found, found.value.reshape(S, V).argmax(axis=0) * V + np.arange(V))
 
     def flipped(self, best: Local, targets: Array) -> Local:
-        """One scale after the other opened or closed, and all climbed, as long as that gains."""
+        """Each scale, and the noise, opened or closed, and all climbed, as long as that gains."""
         going = np.arange(len(targets))
-        while len(going):
-            before = best.value[going].copy()
-            for k in np.flatnonzero(self.free & np.append(self.sizes > 0, self.noiseless)):
-                now = _part(best, going)
+        places = np.flatnonzero(self.free & np.append(self.sizes > 0, self.noiseless))
+        while len(going) and len(places):
+            now = _part(best, going)
+            trials = []
+            for k in places:
                 trial = now.variances.copy()
-                opened = trial.max(axis=1) / np.append(self.sizes, 1.0)[k]
-                trial[:, k] = np.where(trial[:, k] > 0, 0.0, trial[:, -1] / self.sizes[k] if k < len(self.sizes) else opened)
-                found = self.climbed(self.joined(self.kept_noise(trial), targets[going]), targets[going], aloof=True)
-                _put(best, going, _better(found, now))
-            going = going[best.value[going] > before + LEAST]
+                size = np.append(self.sizes, 1.0)[k]
+                opened = trial[:, -1] / size if k < len(self.sizes) else (trial[:, :-1] * self.sizes).max(axis=1)
+                trial[:, k] = np.where(trial[:, k] > 0, 0.0, opened)
+                trials.append(self.kept_noise(trial))
+            found = self.best_of(trials, targets[going], scored=())
+            gained = found.value > now.value + LEAST
+            _put(best, going[gained], _part(found, gained))
+            going = going[gained]
         return best
 
     @property
@@ -243,16 +272,16 @@ class _Ascent:
         """How many directions each variance could take; none for a noise that cannot be zero."""
         return self.counts * np.append(np.ones(len(self.held) - 1), 0.1 if self.noiseless else 0.0)
 
-    def climbed(self, here: Local, targets: Array, aloof: bool = False) -> Local:
+    def climbed(self, here: Local, targets: Array, scored: tuple[bool, ...]) -> Local:
         """Newton's method within trust regions, until no step and no scale that is zero gains.
 
-        Unless ``aloof``, Fisher's scoring goes before.
+        Before that, steps of Fisher's scoring, each target by itself or many at a place.
         """
         V, most = len(targets), self.most
         radius = np.full(V, RADIUS)
-        for together in () if aloof else (True, False):
+        for gathered in scored:
             trial = np.where(self.free, _scored(here, self.free), self.held)
-            if together and V >= SHARED and self.rescales:
+            if gathered and self.rescales:
                 trial = _gathered(trial, self.sizes, V // 8)
             here = _better(self.joined(trial, targets), here)
         going = np.flatnonzero(np.isfinite(here.value))

@@ -12,6 +12,8 @@ from marglik.hyperparameters import Hyperparameter, Positive
 from marglik.likelihoods.base import REAL_NUMBERS, Likelihood
 from marglik.likelihoods.special import LOG_2PI, log_rising, log_rising_slope, share_less_log1p
 
+NOISE = (Hyperparameter("sd(noise)", Positive(), even=True),)
+
 
 @dataclass(frozen=True)
 class Gaussian(Likelihood):
@@ -36,7 +38,7 @@ class Gaussian(Likelihood):
     gaussian = True
 
     def hyperparameters(self):
-        return (Hyperparameter("sd(noise)", Positive(), even=True),)
+        return NOISE
 
     def log_density(self, y, eta, theta):
         (sigma,) = theta
