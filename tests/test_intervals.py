@@ -26,7 +26,7 @@ class Profile:
 
     model: LinearModel
 
-    def __call__(self, given, n=2):
+    def __call__(self, given, n=3):
         truth, names = Truth(self.model), self.model.hyperparameters.reported
         sds = [name for name in names if name[0] == "s" and name not in given]
         correlated = [t for t in self.model.prior if t.grouped and t.correlated and len(t.coefficients) > 1]

@@ -281,11 +281,11 @@ class Fit:
         >>> import marglik
         >>> data = {"y": [1.0, 1.3, 2.9, 3.1, 5.2, 4.8], "g": ["a", "a", "b", "b", "c", "c"]}
         >>> marglik.fit("y ~ 1 + (1 | g)", data).confint("profile").round(2)
-                              estimate  lower  upper
+                           estimate  lower  upper
         name
-        sd(Intercept | g)         1.92   0.87   6.69
-        sd(noise)                 0.22   0.12   0.57
-        Intercept                 3.05   0.59   5.51
+        sd(Intercept | g)      1.92   0.90   8.06
+        sd(noise)              0.22   0.12   0.65
+        Intercept              3.05   0.52   5.58
         """
         from marglik.intervals import confint
 

@@ -31,12 +31,10 @@ CHUNK = 4_000_000
 """Numbers of the response that are read at a time."""
 BLOCK = 256
 """Targets handled at a time, so that their share of the arrays stays in cache."""
-
-
 SMALL = 48
 """Up to so many columns (rows, in the dual) eigenvectors are cheaper than the tridiagonal form."""
 FEW = 8
-"""So many columns are multiplied with the design the other way round."""
+"""Up to so many targets are read at once, and multiplied with the design the other way round."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ class Residuals:
 
     def chunks(self) -> Iterator[slice]:
         """Slices of targets to read at a time: enough for fast products, few enough to be no burden on memory."""
-        return self.blocks(max(8, min(1024, CHUNK // len(self.y))))
+        return self.blocks(max(FEW, min(1024, CHUNK // len(self.y))))
 
     def spread(self) -> Float[Array, "V"]:
         """Sum of squares of each response less its first value, rows scaled."""
@@ -101,8 +99,12 @@ class Residuals:
             y *= self.row_scale[:, None]
         if not len(self.R):
             return y, np.zeros((0, y.shape[1]))
-        gamma = blas.dgemm(1 / len(y), self.Q.T, y.T, trans_b=1)
-        y = blas.dgemm(-1.0, gamma.T, self.Q.T, beta=1.0, c=y.T, overwrite_c=1).T  # y − Qγ, in place
+        if y.flags.f_contiguous:  # y − Qγ in place, whichever way y lies
+            gamma = blas.dgemm(1 / len(y), self.Q, y, trans_a=1)
+            y = blas.dgemm(-1.0, self.Q, gamma, beta=1.0, c=y, overwrite_c=1)
+        else:
+            gamma = self.Q.T @ y / len(y)
+            y = blas.dgemm(-1.0, gamma.T, self.Q.T, beta=1.0, c=y.T, overwrite_c=1).T
         shift = solve_upper(self.R, gamma)
         if self.constant is not None:
             shift[j] += own / c
@@ -211,14 +213,13 @@ def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, 
         X = np.ascontiguousarray(X)
     primal = p < n - f  # a square design loses fewer digits as XXᵀ, whose coordinates keep the length of y
     shift, total, z = np.empty((f, V)), np.empty(V), np.empty((V, p if primal else n))
-    means: Array | None = None
+    means = _means(X, Q) if primal and V > FEW else None
     for targets in response.chunks():
         y, shift[:, targets] = response.read(targets)
         total[targets] = _squares(y)
-        if primal and means is None:  # along with the first block, to read X once less
-            product = _transposed_product(np.concatenate((Q, y), axis=1), X)
-            means = product[:f] / n
-            z[targets] = product[f:]
+        if primal and means is None:  # along with a few targets, to read X once less
+            product = _transposed_product(np.concatenate((Q.T, y.T)).T, X)
+            means, z[:] = product[:f] / n, product[f:]
         else:
             z[targets] = _transposed_product(y, X) if primal else y.T
     gram = _gram(X, means) if means is not None else _dual_gram(X, Q)

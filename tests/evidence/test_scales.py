@@ -271,7 +271,6 @@ def test_posterior(name):
     given = problem(name, 13, V=2)
     fitted = given.fit()
     posterior, theta = fitted.posterior, theta_of(fitted, 2)
-    n, p = given.X.shape
     new = {"fixed effects": given.F[:4] + 0.5, "ridge": given.X[:4] - 0.2}
     mean, variance = np.empty((4, 2)), np.empty((4, 2))
     for v in range(2):

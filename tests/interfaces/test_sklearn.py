@@ -242,7 +242,7 @@ def test_other_bad_input_gets_a_sentence():
     with pytest.raises(ValueError, match="minimum of 2 is required"):
         RidgeEB().fit(X[:1], y[:1])
     with pytest.raises(ValueError, match="not available yet"):
-        RidgeEB(groups="columns").fit(X, y)
+        RidgeEB(family="poisson").fit(X, y)
 
 
 def test_a_constant_target_among_others_costs_nothing_but_itself():

@@ -339,6 +339,21 @@ def _additions(problem: Problem, at: Point) -> tuple[list[int], list[float]]:
     return added, alpha
 
 
+def _projected(problem: Problem, at: Point) -> tuple[Array, Array, Array]:
+    """R, S and Q = XᵀPX, those of active columns from û and C: differences would leave no digits of strong ones."""
+    R, S, W = columns(problem, at)
+    Q = problem.G - blas.dgemm(1.0, W, W, trans_a=1)
+    A = at.active
+    if len(A):
+        R, S = R.copy(), S.copy()
+        R[A], S[A] = at.u / at.s, (1 - at.c) / at.s**2
+        Q[A] = blas.dtrsm(1.0, at.L, W, lower=1, trans_a=1) / at.s[:, None]
+        Q[A[:, None], A] = -at.C / at.s / at.s[:, None]
+        Q[:, A] = Q[A].T
+        Q[A, A] = S[A]
+    return R, S, Q
+
+
 class Pair(NamedTuple):
     """Another local maximum of two columns, the rest as it is."""
 
@@ -353,23 +368,21 @@ def pairs(problem: Problem, at: Point) -> list[Pair] | None:
     For each pair of similar columns, P without both; and from there, each at its best given the other, in turn.
     """
     noise = problem.noise
-    R, S, W = columns(problem, at)
-    Q = problem.G - blas.dgemm(1.0, W, W, trans_a=1)
-    ratio = np.zeros(len(R))
-    ratio[at.active] = at.s**2
-    # With D = S_iS_j − Q_ij², their squared correlation in P without both is Q_ij²/((S_i − γ_jD)(S_j − γ_iD)).
+    R, S, Q = _projected(problem, at)
+    ratio, left = np.zeros(len(R)), np.ones(len(R))
+    ratio[at.active], left[at.active] = at.s**2, at.c
+    # Their squared correlation in P without both is Q_ij²/((S_il_j + γ_jQ_ij²)(S_jl_i + γ_iQ_ij²)), l = 1 − γS.
     square = Q * Q
-    M = (square - np.multiply.outer(S, S)) * ratio
-    M += S[:, None]
+    M = square * ratio
+    M += np.multiply.outer(S, left)
     M *= M.T.copy()
     i, j = np.nonzero(np.tril(square > ALIKE * M, -1))
     if not len(i):
         return None
-    a, b, c, gi, gj = S[i], S[j], Q[i, j], ratio[i], ratio[j]
-    D = a * b - c * c
-    det = 1 - a * gi - b * gj + D * gi * gj
-    sa, sb, sc = (a - gj * D) / det, (b - gi * D) / det, c / det
-    ra, rb = ((1 - b * gj) * R[i] + c * gj * R[j]) / det, ((1 - a * gi) * R[j] + c * gi * R[i]) / det
+    a, b, c, gi, gj, li, lj = S[i], S[j], Q[i, j], ratio[i], ratio[j], left[i], left[j]
+    det = li * lj - c * c * gi * gj
+    sa, sb, sc = (a * lj + gj * c * c) / det, (b * li + gi * c * c) / det, c / det
+    ra, rb = (lj * R[i] + c * gj * R[j]) / det, (li * R[j] + c * gi * R[i]) / det
     q = at.q + gi * R[i] * ra + gj * R[j] * rb
     now = noise.rise(q, np.full_like(q, at.q)) + np.log(det) / 2
     one, none = np.ones(len(i)), np.zeros(len(i))
@@ -457,6 +470,7 @@ def search(problem: Problem) -> Point | noiseless.Fit:
         rank = noiseless.rank(problem.G)
         fit = noiseless.search(problem.G, problem.z, rank, [by_correlation]) if len(fewest.active) >= rank else None
         return fit or fewest
+    assert best is not None  # no start without noise, so one with it
     return best
 
 
