@@ -125,7 +125,10 @@ def test_never_worse_than_random_starts_on_harder_problems(seed):
     assert fit(X, y).log_evidence > Search(X, y).best() - 1e-4
 
 
-@pytest.mark.parametrize("seed", [*range(2000, 2008), *(pytest.param(s, marks=pytest.mark.slow) for s in range(2008, 2040))])
+SEEDS = [*range(2000, 2008), *(pytest.param(s, marks=pytest.mark.slow) for s in range(2008, 2040))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_more_columns_than_rows(seed):
     """There the best has often no noise at all, and as many columns as rows less one."""
     X, y = draw(seed, (10, 15, 20) if seed > 2007 else (9, 12), (12, 25, 40) if seed > 2007 else (12, 18))
@@ -194,7 +197,9 @@ def test_a_pair_that_is_of_use_together_only():
     assert np.all(theta[:2] > 5)
 
 
-@pytest.mark.parametrize("held", [{"sd(noise)": 0.8}, {"sd(x0)": 0.0}, {"sd(x1)": 0.5}, {"sd(x1)": 0.5, "sd(noise)": 1.2}])
+@pytest.mark.parametrize(
+    "held", [{"sd(noise)": 0.8}, {"sd(x0)": 0.0}, {"sd(x1)": 0.5}, {"sd(x1)": 0.5, "sd(noise)": 1.2}]
+)
 def test_some_held(held):
     """What is held stays; the rest is at a maximum, given that."""
     X, y = draw(7, (40,), (6,))
@@ -330,8 +335,10 @@ def test_the_slope_and_curvature_that_climbs_follow():
         values = lambda a: relevance.point(problem, active, a, problem.G)  # noqa: E731, B023
         slopes = lambda a: relevance._curvature(noise, values(a))[0]  # noqa: E731, B023
         for j, e in enumerate(np.eye(4) * h):
-            np.testing.assert_allclose((values(alpha + e).value - values(alpha - e).value) / (2 * h), slope[j], rtol=1e-6)
-            np.testing.assert_allclose((slopes(alpha + e) - slopes(alpha - e)) / (2 * h), -minus_h[j], rtol=1e-5, atol=1e-8)
+            rise = values(alpha + e).value - values(alpha - e).value
+            np.testing.assert_allclose(rise / (2 * h), slope[j], rtol=1e-6)
+            turn = slopes(alpha + e) - slopes(alpha - e)
+            np.testing.assert_allclose(turn / (2 * h), -minus_h[j], rtol=1e-5, atol=1e-8)
 
 
 def test_what_a_column_gains():

@@ -14,7 +14,8 @@ L is linear in θ: the k-th coordinate moves V by V_k = Z(I ⊗ Σ̇_k)Zᵀ with
 All of it is in r = ZᵀPy and Q = ZᵀPZ, which stay finite where L is singular. The inner grouping factor is eliminated
 level by level, with A = ZᵀZ, G = (I + AΣ)⁻¹ and B its products with the border: ZᵀP₀Z = GA, ZᵀP₀X = GB, and what is
 left of the border is XᵀP₀X = W + Σ_g B_gᵀA_g⁻G_gB_g, W its scatter within levels: sums of positive parts, so that
-eliminating levels loses no digits where their scale is large. Maximised flat weights (ML) leave F out of log|…| and ν = n.
+eliminating levels loses no digits where their scale is large. Maximised flat weights (ML) leave F out of log|…|, and
+then ν = n.
 
 References
 ----------
