@@ -435,7 +435,7 @@ class LinearModel(Model):
                 constant = j, c
                 break
         if constant and X.shape[1] == 1 and self.row_scale is None:  # an intercept alone needs no rotation
-            return FlatBasis(X / abs(c), np.array([[abs(c)]]), constant)
+            return FlatBasis(X if c == 1 else X / abs(c), np.array([[abs(c)]]), constant)
         root_n = np.sqrt(len(X))
         Q, R = independent_columns(self.scaled(X), self.flat_names)
         return FlatBasis(Q * root_n, R / root_n, constant)

@@ -239,9 +239,14 @@ class Ridge(Term):
     def n_weights(self):
         return np.shape(self.X)[1] if np.ndim(self.X) > 1 else 1
 
+    @cached_property
+    def _hyperparameters(self) -> tuple[Hyperparameter, ...]:
+        if self.scales is None:
+            return (Hyperparameter(self.hyperparameter, even=True),)
+        return tuple(Hyperparameter(name, even=True) for name in self.scales)
+
     def hyperparameters(self):
-        names = (self.hyperparameter,) if self.scales is None else self.scales
-        return tuple(Hyperparameter(name, Positive(), even=True) for name in names)
+        return self._hyperparameters
 
     def factor(self, theta):
         return np.full(self.n_weights, theta[0]) if self.groups is None else np.asarray(theta, float)[self.groups]

@@ -33,6 +33,8 @@ BLOCK = 256
 """Targets handled at a time, so that their share of the arrays stays in cache."""
 SMALL = 48
 """Up to so many columns (rows, in the dual) eigenvectors are cheaper than the tridiagonal form."""
+TALL = 1000
+"""From so many rows on OpenBLAS has the upper triangle of XᵀX a tenth sooner than the lower one, X in C order."""
 FEW = 8
 """Up to so many targets are read at once, and multiplied with the design the other way round."""
 
@@ -241,7 +243,11 @@ def reduce(X: Float[Array, "n p"], Q: Float[Array, "n f"], response: Residuals, 
 
 def _lower_gram(X: Float[Array, "n p"]) -> Float[Array, "p p"]:
     """The lower triangle of XᵀX."""
-    return blas.dsyrk(1.0, X.T, lower=1) if X.flags.c_contiguous else blas.dsyrk(1.0, X, trans=1, lower=1)
+    if not X.flags.c_contiguous:
+        return blas.dsyrk(1.0, X, trans=1, lower=1)
+    if len(X) < TALL:
+        return blas.dsyrk(1.0, X.T, lower=1)
+    return np.asfortranarray(blas.dsyrk(1.0, X.T).T)
 
 
 class Projected(NamedTuple):
