@@ -68,6 +68,26 @@ class RidgeEvidence:
 
 
 @dataclass(frozen=True)
+class ColumnsEvidence:
+    """The same with a variance for each column, wⱼ ~ N(0, aⱼ), from the covariance V = σ²I + XAXᵀ itself.
+
+    −½ [ (n−1) log 2π + log|V| + log 1ᵀV⁻¹1 + yᵀV⁻¹y − (1ᵀV⁻¹y)²/1ᵀV⁻¹1 ]
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+
+    def __call__(self, noise_variance: float, weight_variances: np.ndarray) -> float:
+        n, on = len(self.y), weight_variances > 0
+        V = self.X[:, on] * weight_variances[on] @ self.X[:, on].T
+        V.flat[:: n + 1] += noise_variance
+        L = linalg.cholesky(V, lower=True, overwrite_a=True)
+        one, y = linalg.solve_triangular(L, np.column_stack([np.ones(n), self.y]), lower=True).T
+        log_det = 2 * np.log(L.diagonal()).sum() + np.log(one @ one)
+        return float(-((n - 1) * LOG_2PI + log_det + y @ y - (one @ y) ** 2 / (one @ one)) / 2)
+
+
+@dataclass(frozen=True)
 class GroupedREML:
     """The REML log-likelihood of y = Xβ + Zb + ε, b ~ N(0, Σ) anew in each of J groups of m rows, ε ~ N(0, σ²).
 

@@ -289,7 +289,10 @@ NEW = {
         "Each level of 'g' has an effect of its own, and 'q' was not in the fit, so its effect is unknown. Leave such "
         "rows out, or make it a grouping factor: (1 | …).",
     ),
-    "no rows": (DATA[:0], "The data have no rows, so there is nothing to learn from. Check the file or the filter."),
+    "no rows, and a column is not there": (
+        DATA[:0].drop(columns="x"),
+        "The formula uses 'x', but the new data have no such column. The columns are y, z, g, count, w.",
+    ),
 }
 
 
@@ -308,6 +311,25 @@ def test_unseen_levels_of_a_group_are_refused_on_request():
     )
     population = GROUPED.predict(DATA, include="fixed effects")
     np.testing.assert_array_equal(GROUPED.predict(new)[[1, 5, 6]], population[[1, 5, 6]])
+
+
+def test_a_group_without_a_value_is_not_a_new_level():
+    says(
+        "Column 'g' of the new data has no value (NaN) in row 4, 6 (rows count from 0). Leave such rows out, or fill "
+        "the values in.",
+        lambda: GROUPED.predict(changed("g", [4, 6], None)),
+    )
+    population = GROUPED.predict(changed("g", [4, 6], None), include="fixed effects")
+    np.testing.assert_array_equal(population, GROUPED.predict(DATA, include="fixed effects"))
+
+
+@pytest.mark.parametrize("fitted", [FIT, GROUPED], ids=["ridge", "grouped"])
+def test_no_new_rows_have_no_predictions(fitted, tmp_path):
+    DATA[:0].to_csv(tmp_path / "none.csv", index=False)
+    for new in (DATA[:0], {name: [] for name in DATA}, tmp_path / "none.csv"):
+        assert fitted.predict(new).shape == (0,)
+        assert fitted.predict(new, average=True).shape == (0,)
+        assert fitted.predict(new, interval=0.9).shape == (0, 3)
 
 
 def test_unknown_terms_and_scales():

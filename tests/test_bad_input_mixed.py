@@ -104,9 +104,9 @@ MODELS = {
     ),
     "a constant response": (lambda: fit(effects(), intercepts(), y=3 * ONE), ("constant", "sd(noise)")),
     "a response of fixed effects alone": (lambda: fit(effects(), intercepts(), y=2 - X), ("exactly", "sd(noise)")),
-    "several targets": (
-        lambda: fit(effects(), intercepts(), y=np.column_stack([Y, Y])),
-        ("2 targets", "one at a time"),
+    "several targets, all of them constant": (
+        lambda: fit(effects(), intercepts(), y=np.ones((N, 2))),
+        ("constant", "sd(noise)"),
     ),
 }
 
@@ -124,6 +124,11 @@ VALUES = {
     "a correlation that is no number": ({COR: NAN}, (f"'{COR}'", "nan", "-1 to 1")),
     "a negative scale": ({"sd(x | g)": -1.0}, ("'sd(x | g)'", "-1.0", "0", "standard deviations")),
     "an infinite scale": ({"sd(x | g)": np.inf}, ("'sd(x | g)'", "inf", "finite")),
+    "a word": ({"sd(x | g)": "a"}, ("'sd(x | g)'", "'a'", "finite number, 0 or more", "standard deviations")),
+    "nothing": ({"sd(noise)": None}, ("'sd(noise)'", "None", "finite number")),
+    "several numbers": ({"sd(x | g)": [1, 2]}, ("'sd(x | g)'", "[1, 2]", "a finite number")),
+    "a word for a correlation": ({COR: "high"}, (f"'{COR}'", "'high'", "-1 to 1")),
+    "a name alone": ("sd(noise)", ("by name", "{'sd(noise)': 1.0}", "'sd(noise)'")),
     "no covariance": (NO_COVARIANCE, (COR, "covariance")),
 }
 
@@ -137,10 +142,20 @@ def test_bad_values_of_hyperparameters(name):
     says(parts, lambda: free.log_evidence_at(given))
 
 
-@pytest.mark.parametrize("name", ["cor(x, Intercept | g)", "factor(1, 1 | g)", "sd(1 + x | g)", "sd(x|g)"])
+@pytest.mark.parametrize(
+    ("name", "advice", "other"), [(COR, "not as covariances", "precisions"), ("sd(x | g)", "precisions", "covariances")]
+)
+def test_advice_is_of_the_kind_of_hyperparameter(name, advice, other):
+    with pytest.raises(ValueError, match=advice) as refused:
+        fit(effects(), fixed={name: -2})
+    assert other not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["cor(x, Intercept | g)", "factor(1, 1 | g)", "sd(1 + x | g)", "sd(x|g)", 3])
 def test_unknown_names(name):
     """Coordinates of the engine are none of the names."""
-    parts = (repr(name), "The names are 'sd(Intercept | g)', 'sd(x | g)', 'cor(Intercept, x | g)', 'sd(noise)'")
+    near = () if name == 3 else ("Did you mean",)
+    parts = (repr(name), *near, "The names are 'sd(Intercept | g)', 'sd(x | g)', 'cor(Intercept, x | g)', 'sd(noise)'")
     says(parts, lambda: fit(effects(), fixed={name: 0.5}), KeyError)
     says(parts, lambda: fit(effects(), hyperprior={name: lambda v: -v}), KeyError)
     says(parts, lambda: fit(effects()).log_evidence_at({name: 0.5}), KeyError)
@@ -241,6 +256,31 @@ def test_a_held_scale_of_correlated_effects(name):
         np.testing.assert_allclose(estimate[key], value, rtol=1e-10, atol=1e-15)
     best, _ = best_at(fitted.model, given)
     np.testing.assert_allclose(fitted.log_evidence, best, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "other"), [("x", "Intercept"), ("Intercept", "x")])
+def test_a_correlation_with_what_is_held_not_to_vary(name, other):
+    """It is neither learned nor at a boundary, and the verdict does not call singular what was asked to be."""
+    fitted = fit(effects(), fixed={f"sd({name} | g)": 0.0})
+    row = fitted.hyperparameters.loc[COR]
+    assert row[["estimate", "se", "lower", "upper"]].isna().all()
+    assert not row["at_boundary"]
+    assert str(fitted.check()) == "The evidence is at a maximum and is exact."
+    assert "boundary" not in fitted.summary()
+    expected = fit(effects(columns=PAIR[:, [int(other == "x")]], coefficients=(other,)))
+    np.testing.assert_allclose(fitted.log_evidence, expected.log_evidence, rtol=1e-10)
+    columns = ["estimate", "se", "lower", "upper"]
+    rest = expected.hyperparameters.index
+    np.testing.assert_allclose(fitted.hyperparameters.loc[rest, columns], expected.hyperparameters[columns], rtol=1e-4)
+
+
+def test_a_correlation_that_remains_where_a_scale_is_held_at_zero():
+    """Of three coefficients one is held not to vary: the other two are as they are by themselves."""
+    fitted = fit(triple(), fixed={"sd(x | g)": 0.0}).hyperparameters
+    expected = fit(effects(columns=TRIPLE[:, [0, 2]], coefficients=("Intercept", "z"))).hyperparameters
+    columns = ["estimate", "se", "lower", "upper"]
+    np.testing.assert_allclose(fitted.loc[expected.index, columns], expected[columns], rtol=1e-4)
+    assert not fitted["at_boundary"].any()
 
 
 THREE = {

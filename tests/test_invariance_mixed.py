@@ -13,7 +13,7 @@ from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.priors import Flat, Prior, RandomEffects, Ridge
 from marglik.rows import InMemory
-from truth import reported_covariance
+from truth import Truth, reported_covariance
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-9}
 
@@ -268,3 +268,25 @@ def test_ways_to_write_the_same_nesting():
     other = marglik.fit("y ~ x + (x | a) + (x | ab)", finest)
     check_same(one, other, renamed=lambda name: name.replace("a:b", "ab"))
     check_same_fit(one, other)
+
+
+@pytest.mark.parametrize("c", [1e2, -1e4, 1e6])
+@pytest.mark.parametrize("kind", ["pair", "triple", "crossed", "nested", "singular"])
+def test_a_slope_far_from_its_zero(kind, c):
+    """Zero c standard deviations away: the maximum of the density with x as it was, and Σ' = AΣAᵀ as far as defined."""
+    start, fitted = base(kind, True)
+    other = replace(start, x=start.x + c).fit()
+    theta = other.optimum.theta[0]
+    there = Truth(fitted.model).at(theta)  # the same columns are varied
+    np.testing.assert_allclose([other.log_evidence, there.value], fitted.log_evidence, rtol=0, atol=1e-6)
+    term = next(t for t in fitted.model.prior if t.label.endswith("| g)"))
+    A = np.eye(len(term.coefficients))
+    A[0, 1] = -c
+    ours, theirs = fitted.hyperparameters["estimate"], other.hyperparameters["estimate"]
+    far = A @ reported_covariance(term, ours) @ A.T
+    np.testing.assert_allclose(theirs["sd(Intercept | g)"], np.sqrt(far[0, 0]), rtol=1e-6)
+    np.testing.assert_allclose(theirs["cor(Intercept, x | g)"], -np.sign(c), rtol=0, atol=(10 / c) ** 2)
+    for name in ours.index.drop(["sd(Intercept | g)", *(n for n in ours.index if n.startswith("cor(Intercept"))]):
+        np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(other.predict(interval=0.9), fitted.predict(interval=0.9), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(other.random_effects("g")["x"], fitted.random_effects("g")["x"], rtol=1e-5, atol=1e-6)

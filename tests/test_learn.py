@@ -293,3 +293,45 @@ def test_restarts_never_make_it_worse_and_are_reproducible():
     assert more.log_evidence >= plain.log_evidence - 1e-10
     again = marglik.fit(model, restarts=3, seed=1)
     assert again.log_evidence == more.log_evidence
+
+
+@pytest.mark.parametrize("curvature", [1e-3, 1.0, 1e3])
+def test_from_a_saddle_uphill(curvature):
+    """ℓ = a(x² − x⁴/2)/2 − y²: all targets set out from the saddle, where the slope is zero, or lies along y alone."""
+    a = curvature
+
+    def value(phi):
+        return a * (phi[:, 0] ** 2 - phi[:, 0] ** 4 / 2) / 2 - phi[:, 1] ** 2
+
+    def gradient(phi):
+        return np.column_stack([a * (phi[:, 0] - phi[:, 0] ** 3), -2 * phi[:, 1]])
+
+    def hessian(phi):
+        return np.array([np.diag(d) for d in np.column_stack([a * (1 - 3 * phi[:, 0] ** 2), np.full(len(phi), -2.0)])])
+
+    objective = landscape((Real(), Real()), value, gradient, hessian)
+    start = np.array([[0.0, 0.0], [0.0, 0.7], [1e-12, 0.0], [-0.3, 0.0]])
+    optimum = learn.maximise(objective, start, np.ones((4, 2), bool))
+    assert optimum.converged.all()
+    np.testing.assert_allclose(np.abs(optimum.theta), [[1, 0]] * 4, atol=1e-7)
+    np.testing.assert_allclose(optimum.value, a / 4, rtol=1e-12)
+    assert optimum.theta[3, 0] < 0
+    assert optimum.n_iterations < 20
+
+
+def test_turned_rows_leave_all_but_one_covariance():
+    """With a first row of next to nothing, Σ is what it was, to that order; at one end the rest is one column."""
+    term = RandomEffects(np.arange(6) % 2, "ab", np.random.default_rng(0).standard_normal((6, 3)), "uvw", "g")
+    triangle = term.triangle
+    theta = np.array([1e-9, 0.6, 0.8, 0.3, -0.5, 0.4])
+    L = triangle.triangular(theta)
+    ends = [triangle.triangular(t) for t in triangle.turned(theta)]
+    assert len(ends) == 6
+    for end in ends[:2]:
+        np.testing.assert_allclose(end[1:] @ end[1:].T, L[1:] @ L[1:].T, rtol=1e-12)
+        np.testing.assert_allclose(end[0], L[0])
+        np.testing.assert_allclose(end[1], [np.sign(end[1, 0]), 0, 0], atol=1e-12)
+    np.testing.assert_allclose(ends[0][1], -ends[1][1], atol=1e-12)
+    for end in ends[4:]:
+        np.testing.assert_allclose(end[2, 2], 0, atol=1e-12)
+        np.testing.assert_allclose(end[2] @ end[2], L[2] @ L[2])

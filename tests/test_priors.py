@@ -60,13 +60,13 @@ def test_random_intercepts_are_the_default():
 def test_a_factor_reports_standard_deviations_and_correlations(name):
     term = (EXAMPLES | MORE)[name](1.0)
     theta = np.random.default_rng(1).standard_normal(len(term.hyperparameters()))
-    L, m = term.factor(theta), len(term.names)
+    L, m = term.mixing @ term.factor(theta), len(term.names)
     S = L @ L.T
     sd = np.sqrt(S.diagonal())
     cor = (S / np.outer(sd, sd))[np.triu_indices(m, 1)]
     found = term.triangle.report(theta)
     np.testing.assert_allclose(found, [*sd, *cor], rtol=1e-13)
-    back = term.factor(term.triangle.coordinates(found))
+    back = term.mixing @ term.factor(term.triangle.coordinates(found))
     np.testing.assert_allclose(back @ back.T, S, rtol=1e-12, atol=1e-12)
     for i, e in enumerate(np.eye(len(theta))):
         slope = derivative(lambda t, e=e: term.triangle.report(theta + t * e))

@@ -183,23 +183,6 @@ def test_bcg_meta_analysis(case, criterion):
     bcg.check(f"se_mu_{criterion}", mean["se"])
 
 
-def test_melanoma_by_laplace(case):
-    mmec = case("glmm_mmec")
-    formula = "deaths ~ uvb + offset(log(expected)) + (1 | region)"
-    fitted = marglik.fit(formula, mmec.data, family="poisson", reml=False)
-    assert fitted.converged
-    names = {"(Intercept)": "Intercept", "uvb": "uvb"}
-    row = fitted.hyperparameters.loc["sd(Intercept | region)"]
-    mmec.check("laplace_logLik", fitted.log_evidence)
-    mmec.check("laplace_sd", row["estimate"])
-    for theirs, ours in names.items():
-        fixed = fitted.fixed_effects.loc[ours]
-        mmec.check("laplace_fixef", fixed["estimate"], lambda v, theirs=theirs: v[theirs])
-        mmec.check("laplace_se", fixed["se"], lambda v, theirs=theirs: v[theirs])
-    gold = mmec.gold["tmb_laplace"]
-    np.testing.assert_allclose(row["se"], gold["sd"] * gold["log_sd_se"], rtol=1e-3)
-
-
 # Eight schools.
 
 

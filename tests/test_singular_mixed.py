@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy.linalg import block_diag
 from scipy.optimize import minimize
 
 import marglik
@@ -50,28 +51,73 @@ def problem(kind, seed, reml=True):
 
 
 class Dense:
-    """−log p as a function of the entries of all factors in units of the noise, which is at its best."""
+    """−log p as a function of the entries of all factors in units of the noise, which is at its best.
+
+        log p = −½ [m log(2πq/m) + m + log|I + ΛᵀGΛ| + log|FᵀF|]    (ML: without |FᵀF|)
+        q = |ỹ|² − cᵀΛu,    u = (I + ΛᵀKΛ)⁻¹Λᵀc
+
+    Λ has each term's factor once a level; A and ỹ are Z and y in an orthonormal basis of what is orthogonal to F;
+    K = AᵀA, c = Aᵀỹ; G is K, or ZᵀZ under ML; m = n − f, or n.
+    """
 
     def __init__(self, model):
-        self.truth = Truth(model)
-        self.size = len(model.hyperparameters) - 1
+        self.truth = truth = Truth(model)
+        blocks = truth.blocks[:-1]
+        self.templates = np.array(
+            [
+                block_diag(*(c.repeated(t if c is b else np.zeros(t.shape)) for c in blocks))
+                for b in blocks
+                for t in b.templates
+            ]
+        )
+        F, Z = truth.X, np.hstack([b.columns for b in blocks])
+        Q, R = np.linalg.qr(F, mode="complete")
+        A, y = Q[:, F.shape[1] :].T @ Z, Q[:, F.shape[1] :].T @ model.rows.y
+        self.K, self.c, self.total = A.T @ A, A.T @ y, y @ y
+        self.G = self.K if model.reml else Z.T @ Z
+        self.m = truth.freedom
+        flat = 2 * np.log(np.abs(np.diag(R))).sum() if model.reml else 0.0
+        self.constant = self.m * (1 + np.log(2 * np.pi / self.m)) + flat
+
+    def quadratic(self, factor):
+        """q, and r and u of its slope −2 r uᵀ in Λ."""
+        scaled = self.K @ factor
+        u = np.linalg.solve(np.eye(len(factor)) + factor.T @ scaled, factor.T @ self.c)
+        return self.total - u @ (factor.T @ self.c), self.c - scaled @ u, u
 
     def noise(self, theta):
-        return np.sqrt(self.truth.at(np.append(theta, 1.0)).quadratic / self.truth.freedom)
+        return np.sqrt(self.quadratic(np.tensordot(theta, self.templates, 1))[0] / self.m)
 
     def __call__(self, theta):
-        noise = self.noise(theta)
-        density = self.truth.at(noise * np.append(theta, 1.0))
-        return -density.value, -density.gradient[:-1] * noise
+        factor = np.tensordot(theta, self.templates, 1)
+        q, r, u = self.quadratic(factor)
+        scaled = self.G @ factor
+        H = np.eye(len(factor)) + factor.T @ scaled
+        slope = scaled @ np.linalg.inv(H) - np.outer(r, u) * (self.m / q)
+        value = (self.m * np.log(q) + np.linalg.slogdet(H)[1] + self.constant) / 2
+        return value, np.tensordot(self.templates, slope, 2)
 
     def best(self, n, seed=0):
         """The best value from n random starts of any size and sign, and its factors."""
         rng = np.random.default_rng(seed)
-        starts = 10 ** rng.uniform(-1.5, 0.5, (n, 1)) * rng.standard_normal((n, self.size))
+        starts = 10 ** rng.uniform(-1.5, 0.5, (n, 1)) * rng.standard_normal((n, len(self.templates)))
         found = [minimize(self, s, jac=True, method="BFGS", options={"gtol": 1e-7}) for s in starts]
         top = min(found, key=lambda r: r.fun)
         theta = self.noise(top.x) * np.append(top.x, 1.0)
         return -top.fun, self.truth.factors(theta)[:-1]
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("kind", ["pair", "triple", "crossed", "independent"])
+def test_the_density_that_is_searched(kind, reml):
+    """Value and slope against the covariance written out."""
+    dense = Dense(problem(kind, 0, reml))
+    theta = np.random.default_rng(1).standard_normal(len(dense.templates))
+    noise = dense.noise(theta)
+    density = dense.truth.at(noise * np.append(theta, 1.0))
+    value, slope = dense(theta)
+    np.testing.assert_allclose(-value, density.value, rtol=1e-10)
+    np.testing.assert_allclose(-slope, density.gradient[:-1] * noise, rtol=1e-8, atol=1e-9)
 
 
 RANKS = {  # of Σ, by term
@@ -277,6 +323,20 @@ def test_other_standard_errors_hold_the_correlation(kind, seed):
 
 def _bend(f, v, a, b):
     return (f(v + a + b) - f(v + a - b) - f(v - a + b) + f(v - a - b)) / 4
+
+
+@pytest.mark.parametrize("kind", ["pair", "crossed", "triple"])
+def test_steps_are_counted_from_the_start(kind):
+    """Also those before the covariance was found to be singular: the trace rises from a start value to the maximum."""
+    fit = fitted(kind, 0)
+    assert fit.optimum.limit.any()
+    objective, free = fit.objective, fit.optimum.free | fit.optimum.limit
+    starts = fit.evidence_method.starts(fit.model, objective.units, free[0])
+    values = [objective.evidence(np.atleast_2d(start)).log_value for start in starts]
+    assert np.isclose(fit.trace[0], values, rtol=1e-12).any()
+    assert np.all(np.diff(fit.trace) >= -1e-8)
+    np.testing.assert_allclose(fit.trace[-1], fit.log_evidence, rtol=1e-12)
+    assert fit.n_iterations > 1
 
 
 ENDS = {

@@ -13,6 +13,7 @@ from marglik.model import LinearModel
 from marglik.priors import Flat, RandomEffects, Ridge
 from marglik.rows import InMemory
 from marglik.testing import derivative
+from truth import best_at
 
 Z = stats.norm.ppf(0.975)
 
@@ -124,6 +125,51 @@ def test_upper_limit_at_the_boundary(name):
     drop = 2 * (fitted.log_evidence - profile(row["upper"]))
     np.testing.assert_allclose(drop, stats.chi2(1).ppf(0.90), rtol=1e-5)
     assert 2 * (fitted.log_evidence - profile(row["upper"] / 2)) < drop
+
+
+def swapped(codes, n, rng):
+    """The codes with those of n rows passed round."""
+    out, rows = codes.copy(), rng.permutation(len(codes))[:n]
+    out[rows] = codes[np.roll(rows, 1)]
+    return out
+
+
+def two_at_zero(seed):
+    """Crossed scales of which one leaves zero when another does."""
+    rng = np.random.default_rng(seed)
+    rng.standard_normal(40)
+    k = np.arange(40) // 5
+    h, j = swapped(k, 10, rng), rng.integers(0, 6, 40)
+    y = rng.standard_normal(40) + 0.3 * rng.standard_normal(8)[k]
+    prior = Flat(np.ones(40))
+    for codes, name in ((h, "h"), (k, "k"), (j, "j")):
+        prior = prior + RandomEffects(codes, [str(i) for i in range(8)], group=name)
+    return LinearModel(Gaussian(), prior, y)
+
+
+def nearly_one_factor(seed):
+    """Beside correlated effects, two factors that all but agree."""
+    rng = np.random.default_rng(seed)
+    x, g, k = rng.standard_normal(60), np.arange(60) % 12, np.arange(60) // 6
+    h, pair = swapped(k, 8, rng), np.column_stack([np.ones(60), x])
+    b = rng.standard_normal((12, 2)) @ [[1, 0.5], [0, 0.8]]
+    y = 1 + x + np.sum(b[g] * pair, axis=1) + 0.6 * rng.standard_normal(10)[k] + 0.6 * rng.standard_normal(60)
+    levels = [str(i) for i in range(12)]
+    prior = Flat(pair) + RandomEffects(g, levels, pair, ("Intercept", "x"), "g")
+    return LinearModel(Gaussian(), prior + RandomEffects(h, levels, group="h") + RandomEffects(k, levels, group="k"), y)
+
+
+@pytest.mark.parametrize(("build", "seed"), [(two_at_zero, 15), (two_at_zero, 40), (nearly_one_factor, 110)])
+def test_upper_limits_while_others_leave_zero(build, seed):
+    """The other scales are re-optimised, also those that lie at zero or fall to it on the way."""
+    fitted = marglik.fit(build(seed))
+    table = fitted.hyperparameters
+    ends = table.index[table["at_boundary"]]
+    assert len(ends)
+    starts = [{name: r if name.startswith("cor") else 0.6 for name in table.index} for r in (-0.6, 0.6)]
+    for name in ends:
+        best, _ = best_at(fitted.model, {name: table.loc[name, "upper"]}, starts, polish=True)
+        np.testing.assert_allclose(2 * (fitted.log_evidence - best), 2.705543454095404, rtol=1e-5)
 
 
 def test_upper_limits_of_many_targets():

@@ -65,7 +65,8 @@ def block(term):
         D = np.zeros((len(Z), len(term.levels) * m))
         for j in range(m):
             D[np.arange(len(Z)), np.asarray(term.codes) * m + j] = Z[:, j]
-        templates = np.array([term.factor(unit) for unit in np.eye(k)])
+        M = np.eye(m) if term.mixing is None else term.mixing
+        templates = np.array([M @ term.factor(unit) for unit in np.eye(k)])
         return Block(term.label, D, np.zeros(D.shape[1]), np.zeros((D.shape[1],) * 2), templates)
     D = np.reshape(term.X, (len(term.X), -1))
     p = D.shape[1]

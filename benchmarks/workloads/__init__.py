@@ -7,7 +7,10 @@ MODULES = {
     "import": "import_time",
     "w1": "w1_ridge",
     "w2": "w2_targets",
+    "w3": "w3_banded",
+    "w4": "w4_ard",
     "w5": "w5_mixed",
+    "w6": "w6_glmm",
 }
 
 

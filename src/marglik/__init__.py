@@ -15,6 +15,7 @@ _HOMES = {
     "fit": "marglik.interfaces.front",
     "load": "marglik.saving",
     "Fit": "marglik.fitted",
+    "LogisticRidgeEB": "marglik.interfaces.classifier",
     "RidgeEB": "marglik.interfaces.sklearn",
     "LinearModel": "marglik.model",
     "InMemory": "marglik.rows",
@@ -32,6 +33,7 @@ __all__ = [
     "Gaussian",
     "InMemory",
     "LinearModel",
+    "LogisticRidgeEB",
     "Poisson",
     "RandomEffects",
     "Ridge",
@@ -47,6 +49,7 @@ __all__ = [
 if TYPE_CHECKING:
     from marglik import likelihoods, priors, testing, textbook
     from marglik.fitted import Fit
+    from marglik.interfaces.classifier import LogisticRidgeEB
     from marglik.interfaces.front import fit
     from marglik.interfaces.sklearn import RidgeEB
     from marglik.likelihoods import Gaussian, Poisson

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from marglik.uncertainty import wald
+from marglik.validate import counted
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -47,18 +48,29 @@ class Check:
     verdict: str
 
     @classmethod
-    def of(cls, optimum: Found, names: Hyperparameters, exact: bool, findings: Mapping[str, str]) -> Check:
-        """Check an optimum."""
+    def of(
+        cls,
+        optimum: Found,
+        names: Hyperparameters,
+        exact: bool,
+        findings: Mapping[str, str],
+        assessed: str | None = None,
+    ) -> Check:
+        """Check an optimum; ``assessed`` is what is known of the approximation, as the end of a sentence."""
         free = optimum.free
         curvature = min((_least_curvature(H, f) for H, f in zip(optimum.hessian, free, strict=True)), default=np.inf)
         gradient = float(np.abs(optimum.gradient[free]).max(initial=0))
         table = wald(names, optimum)
         ends = table["at_boundary"].astype(bool) & ~np.isnan(table["estimate"])
         boundary = {names.reported[i]: float(table["estimate"][v, i]) for v, i in np.argwhere(ends)}
-        many = {names.reported[i]: int(n) for i, n in enumerate(ends.sum(axis=0)) if len(free) > 1}
-        singular = names.singular(optimum.limit) & ~ends.any(axis=1, keepdims=True)
-        first = [t.names[0] for _, t in names.triangles]
-        rank = [name for i, name in enumerate(names.reported) if name in first and singular[:, i].any()]
+        many = dict(zip(names.reported, map(int, ends.sum(axis=0)), strict=False)) if len(free) > 1 else {}
+        inside = optimum.limit & ~ends.any(axis=1, keepdims=True)
+        rank = [
+            triangle.names[0]
+            for place, triangle in names.triangles
+            if any(triangle.deficient(t) for t in optimum.theta[inside[:, place].any(axis=1), place])
+        ]
+        meanings = {h.name: h.without_end for h in names if boundary.get(h.name) == np.inf}
         converged = bool(np.all(optimum.converged)) and not findings
         return cls(
             gradient,
@@ -66,7 +78,7 @@ class Check:
             boundary,
             converged,
             exact,
-            _verdict(converged, curvature, exact, boundary, many, rank, findings),
+            _verdict(converged, curvature, exact, assessed, boundary, many, rank, findings, meanings),
         )
 
     def __str__(self) -> str:
@@ -82,10 +94,12 @@ def _verdict(
     converged: bool,
     curvature: float,
     exact: bool,
+    assessed: str | None,
     boundary: Mapping[str, float],
     many: Mapping[str, int],
     rank: Sequence[str],
     findings: Mapping[str, str],
+    meanings: Mapping[str, str],
 ) -> str:
     if not converged:
         why = " ".join(findings.values()) or "Learning stopped short of a maximum."
@@ -93,11 +107,13 @@ def _verdict(
     sentences = ["The evidence is at a maximum"]
     if curvature <= 0:
         return "Do not trust the standard errors: the evidence is flat or rising along some hyperparameter. Fix one."
-    sentences[0] += " and is exact." if exact else "; how far the approximation is from the integral was not assessed."
+    unknown = "how far the approximation is from the integral was not assessed"
+    sentences[0] += " and is exact." if exact else f"; {assessed or unknown}."
     for name, value in boundary.items():
         end = "zero, where the data are explained best" if value == 0 else f"its limit, {value:g}"
-        where = f" for {many[name]} targets" if name in many else ""
-        sentences.append(f"{name} is at {end}{where}.")
+        where = f" for {counted(many[name], 'target')}" if name in many else ""
+        meaning = f": {meanings[name]}" if meanings.get(name) else ""
+        sentences.append(f"{name} is at {end}{where}{meaning}.")
     for name in rank:
         group = name.rsplit("| ", 1)[-1].rstrip(")")
         sentences.append(f"The covariance of the coefficients of {group} is singular: some combination does not vary.")

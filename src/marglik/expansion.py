@@ -4,20 +4,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from marglik.columns import weighted_gram
 from marglik.likelihoods import LOG_2PI
-from marglik.linalg import Arrow, Scaling
+from marglik.linalg import Arrow, NotPositiveDefinite, Scaling, level_blocks, stacked
+from marglik.validate import Unsupported
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
     from marglik.model import LinearModel
+    from marglik.priors import Term
+
+
+MOST_ENTRIES = 50_000_000
+"""No factor is computed from rows whose border, written out, has more entries."""
 
 
 class ThetaDerivatives(NamedTuple):
@@ -53,6 +61,21 @@ class Expansion(ABC):
     def neg_hessian_vjp(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "k"]]:
         """Derivatives in w and in θ of ⟨C, H(w, θ)⟩, for a C on the pattern of H."""
 
+    def ascent(self) -> Float[Array, "p"]:
+        """A step along which the log joint rises, where H is not positive definite."""
+        return shifted_step(self.neg_hessian, self.score)
+
+
+def shifted_step(H: Arrow, score: Float[Array, "p"]) -> Float[Array, "p"]:
+    """(H + cI)⁻¹ times the score, with the least c of a few that makes it positive definite; NaN without one."""
+    shift = 1e-3 * float(max(np.abs(H.border).max(initial=0), np.abs(H.blocks).max(initial=0), 1e-8))
+    while np.isfinite(shift):
+        try:
+            return H.plus_shift(shift).solve(score)
+        except NotPositiveDefinite:
+            shift *= 10
+    return np.full_like(score, np.nan)
+
 
 @dataclass(frozen=True, eq=False)
 class RowSums:
@@ -76,13 +99,10 @@ class RowSums:
         return self.model.rows.map(self._eta)
 
     def _eta(self, rows: slice) -> Array:
-        m, c = self.model, self.model.columns
-        top, bottom = c.split(self.w)
-        eta = c.border[rows] @ bottom
-        if c.n_levels:
-            eta = eta + np.einsum("nm,nm->n", c.Z[rows], top[c.codes[rows]])
+        m = self.model
+        eta = m.columns.times(self.w, rows)
         if m.flat_in_theta:
-            eta = eta + m.flat_basis.Q[rows] @ self._gamma
+            eta += m.flat_basis.Q[rows] @ self._gamma
         return eta if m.offset is None else eta + m.scaled(m.offset)[rows]
 
     @cached_property
@@ -103,8 +123,17 @@ class RowSums:
     def log_density(self) -> float:
         """Σ log p(y_i|η_i)."""
         kernel = self.model.likelihood.log_kernel(self._y, self.eta, self._own)
-        rest = self.model.log_base + self.model.log_row_scale + self._repeated * self._peak[0]
-        return float(np.sum(kernel * self.model.multiplier)) + rest
+        return float(np.sum(kernel * self.model.multiplier)) + self.constant
+
+    @property
+    def constant(self) -> float:
+        """What it has beside log kernels: it depends on θ alone."""
+        return self.model.log_base + self.model.log_row_scale + self._repeated * self._peak[0]
+
+    @property
+    def constant_slopes(self) -> Float[Array, "l"]:
+        """The derivatives of `constant` in the likelihood's own θ."""
+        return self._repeated * np.array(self._peak[1])
 
     @cached_property
     def _repeated(self) -> float:
@@ -126,9 +155,25 @@ class RowSums:
         return self.model.columns.transpose_times(self._derivatives[0], self.model.rows)
 
     @cached_property
+    def weights(self) -> Float[Array, "n"]:
+        """W = −∂²log p/∂η²."""
+        return -self._derivatives[1]
+
+    @cached_property
     def gram(self) -> Arrow:
-        """XᵀWX with W = −∂²log p/∂η²."""
-        return self.model.columns.gram(-self._derivatives[1], self.model.rows)
+        """XᵀWX."""
+        return self.model.columns.gram(self.weights, self.model.rows)
+
+    @cached_property
+    def expected_gram(self) -> Arrow:
+        """XᵀWX with the expectation of W over y."""
+        expected = self.model.likelihood.expected_information(self.eta, self._own)
+        return self.model.columns.gram(expected * self.model.multiplier, self.model.rows)
+
+    @cached_property
+    def flat_gram(self) -> Float[Array, "f f"]:
+        """QᵀWQ, for flat weights in θ."""
+        return weighted_gram(self.model.flat_basis.Q, self.weights)
 
     def theta_derivatives(self) -> tuple[Float[Array, "l"], Float[Array, "p l"]]:
         """∂/∂θ of `log_density` and `score`, for the likelihood's own θ and then for flat weights in θ."""
@@ -148,11 +193,27 @@ class RowSums:
     def curvature_vjp(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "l"]]:
         """Derivatives of ⟨C, XᵀWX⟩ through W: in w and in those same coordinates of θ."""
         c, m = self.model.columns, self.model
-        leverage = C.quadratic(c.Z, c.codes, c.border)
+        leverage = c.quadratic(C, m.rows)
         slope = -self._derivatives[2] * leverage
         own = [-float(d @ leverage) for _, _, d in self._own_derivatives]
         own += list(m.flat_basis.Q.T @ slope) if m.flat_in_theta else []
         return c.transpose_times(slope, m.rows), np.array(own)
+
+
+def _along(directions: Mapping[int, Array], term: Term, theta: Float[Array, "k"]) -> Array:
+    return term.factor_jvp(theta, directions[id(term)])
+
+
+def _relative(L: Float[Array, "m m"], slope: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    """N = L⁻¹∂L + (L⁻¹∂L)ᵀ."""
+    inside = np.linalg.solve(L, slope)
+    return inside + inside.T
+
+
+def _paired(R: Float[Array, "q m m"], N: list[Float[Array, "m m"]]) -> Float[Array, "k k"]:
+    """½ Σ_g tr R_gN_kR_gN_l."""
+    products = [R @ one for one in N]
+    return np.array([[np.einsum("qij,qji->", a, b) / 2 for b in products] for a in products]).reshape(len(N), len(N))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +236,8 @@ class LinearExpansion(Expansion):
     def _times_factor(self, u: Array, transposed: bool = False) -> Array:
         L, T = self._factors
         top, bottom = self.model.columns.split(u)
-        return np.concatenate([(top @ (L if transposed else L.T)).reshape(-1), T.right(bottom, not transposed)])
+        top = top * L[0, 0] if len(L) == 1 else top @ (L if transposed else L.T)
+        return np.concatenate([top.reshape(-1), T.right(bottom, not transposed)])
 
     @cached_property
     def rows(self) -> RowSums:
@@ -187,15 +249,14 @@ class LinearExpansion(Expansion):
     def _penalised(self) -> Float[Array, "p"]:
         """1 where a weight has the prior N(0, 1), 0 where it is flat."""
         mask = np.ones(len(self.u))
-        c = self.model.columns
-        start = c.n_levels * c.Z.shape[1]
-        mask[start : start + c.n_flat] = 0
+        self.model.columns.split(mask)[1][: self.model.columns.n_flat] = 0
         return mask
 
     @property
     def log_joint(self):
-        u = self.u[self._penalised > 0]
-        return float(self.rows.log_density - u @ u / 2 - len(u) * LOG_2PI / 2)
+        u, n_flat = self.u, self.model.columns.n_flat
+        flat = self.model.columns.split(u)[1][:n_flat]
+        return float(self.rows.log_density - (u @ u - flat @ flat) / 2 - (len(u) - n_flat) * LOG_2PI / 2)
 
     @cached_property
     def score(self):
@@ -208,16 +269,55 @@ class LinearExpansion(Expansion):
 
     @cached_property
     def neg_hessian(self):
-        return self.data_hessian.plus_identity(self.model.columns.split(self._penalised)[1])
+        H = self.data_hessian.plus_identity(self.model.columns.split(self._penalised)[1])
+        return replace(H, rooted=self._rooted)
+
+    def _rooted(self) -> tuple[Array, Array, Array]:
+        """The factor of H from A = W^½XL and the prior's identity, by orthogonal transformations a level.
+
+        Where a scale is so large that H, which squares it, no longer holds the prior or what differs from a level's
+        own columns, A still does.
+        """
+        c, (L, T) = self.model.columns, self._factors
+        q, m, f = c.shape
+        weight = self.rows.weights
+        if not weight.min(initial=0) >= 0 or len(weight) * f > MOST_ENTRIES:
+            raise NotPositiveDefinite("The matrix is not positive definite.")
+        root = np.sqrt(weight)[:, None]
+        own, border = root * (c.Z @ L), T.right(root * c.border)
+        order = np.argsort(c.codes, kind="stable")
+        ends = np.append(0, np.cumsum(np.bincount(c.codes, minlength=q)))
+        blocks, half, rest = np.zeros((q, m, m)), np.zeros((q, m, f)), []
+        for g in range(q):
+            rows = order[ends[g] : ends[g + 1]]
+            Q, R = np.linalg.qr(np.concatenate([own[rows], np.eye(m)]))
+            signs = np.where(R.diagonal() < 0, -1.0, 1.0)
+            X = np.concatenate([border[rows], np.zeros((m, f))])
+            along = Q.T @ X
+            left = X - Q @ along
+            again = Q.T @ left
+            blocks[g], half[g] = (signs[:, None] * R).T, signs[:, None] * (along + again)
+            rest.append(left - Q @ again)
+        mask = c.split(self._penalised)[1]
+        R = np.linalg.qr(np.concatenate([*(rest or [border]), np.diag(mask)]))[1]
+        S = (np.where(R.diagonal() < 0, -1.0, 1.0)[:, None] * R).T
+        if not (np.isfinite(S).all() and np.isfinite(half).all() and S.diagonal().min(initial=1) > 0):
+            raise NotPositiveDefinite("The matrix is singular.")
+        return blocks, half, S
+
+    def ascent(self):
+        """Fisher's step: H with the expected information of the rows."""
+        try:
+            H = self.rows.expected_gram.congruence(*self._factors)
+            return H.plus_identity(self.model.columns.split(self._penalised)[1]).solve(self.score)
+        except (NotPositiveDefinite, Unsupported):
+            return shifted_step(self.neg_hessian, self.score)
 
     def _factor_bar(self, a: Array, u: Array) -> tuple[Array, Scaling]:
         """∂/∂L of aᵀLu, on L's pattern."""
         split = self.model.columns.split
         (a_top, a_bottom), (u_top, u_bottom) = split(a), split(u)
-        runs = []
-        for place, L in self._factors[1].runs:
-            runs.append((place, a_bottom[place].reshape(-1, len(L)).T @ u_bottom[place].reshape(-1, len(L))))
-        return a_top.T @ u_top, Scaling(a_bottom * u_bottom, tuple(runs))
+        return a_top.T @ u_top, self._factors[1].on_pattern((a_bottom[None], u_bottom[None]))
 
     def _prior_vjp(self, bar: tuple[Array, Scaling]) -> list[Array]:
         """Pull a derivative in (L of a block, border's factor) back to the θ of each term."""
@@ -228,22 +328,53 @@ class LinearExpansion(Expansion):
     def theta_derivatives(self):
         log_rows, score_rows = self.rows.theta_derivatives()
         log_prior = self._prior_vjp(self._factor_bar(self.rows.score, self.u))
-        columns = [self._score_jvp(i) for i in range(self.model.n_prior_theta)]
+        columns = [self._score_jvp(*slopes) for slopes in self._factor_slopes]
         columns += [self._times_factor(s, transposed=True) for s in score_rows.T]
         score = np.array(columns).reshape(len(columns), len(self.u)).T
         return ThetaDerivatives(np.concatenate([*log_prior, log_rows]), score)
 
-    def _score_jvp(self, i: int) -> Array:
+    @cached_property
+    def _factor_slopes(self) -> list[tuple[Array, Scaling]]:
+        """∂L/∂θ_i of a level's block, and of the border's factor, for each coordinate of the prior."""
+        out = []
+        for direction in np.eye(self.model.n_prior_theta):
+            along = {id(t): d for t, d in self.model.term_theta(direction)}
+            out.append(self.model.factors(self.theta, partial(_along, along), flat=0.0))
+        return out
+
+    def _score_jvp(self, L_dot: Float[Array, "m m"], T_dot: Scaling) -> Array:
         """∂/∂θ_i of Lᵀ a(Lu) with a = Xᵀ∂log p/∂η: L̇ᵀa − LᵀXᵀWX L̇u."""
-        direction = np.zeros(self.model.n_prior_theta)
-        direction[i] = 1.0
-        by_term = {id(t): d for t, d in self.model.term_theta(direction)}
-        L_dot, T_dot = self.model.factors(self.theta, lambda t, theta: t.factor_jvp(theta, by_term[id(t)]), flat=0.0)
         split = self.model.columns.split
         (a_top, a_bottom), (u_top, u_bottom) = split(self.rows.score), split(self.u)
         direct = np.concatenate([(a_top @ L_dot).reshape(-1), T_dot.right(a_bottom)])
         moved = np.concatenate([(u_top @ L_dot.T).reshape(-1), T_dot.right(u_bottom, transposed=True)])
         return direct - self._times_factor(self.rows.gram.matvec(moved), transposed=True)
+
+    def information(self, C: Arrow, score: Float[Array, "p k"], drift: Float[Array, "p k"]) -> Float[Array, "k k"]:
+        """What the data are expected to say of θ, W held and the covariances of different levels left out.
+
+        With R = I − C, C = H⁻¹, and N_k = L⁻¹∂_kL + (L⁻¹∂_kL)ᵀ it is ½ Σ_g tr R_gN_kR_gN_l for the prior's θ, and
+        QᵀWQ − SᵀH⁻¹S for flat weights in θ, S the derivatives of the score and H⁻¹S the drift of the mode. Zero for the
+        likelihood's own.
+        """
+        L, T = self._factors
+        d, k = self.model.columns.dense.shape[1], self.model.n_prior_theta
+        out = np.zeros((len(self.theta),) * 2)
+        if self.model.groupings:
+            out[:k, :k] = _paired(np.eye(len(L)) - C.blocks, [_relative(L, dot) for dot, _ in self._factor_slopes])
+        for i, (place, own) in enumerate(T.runs):
+            blocks = level_blocks(C.border, place, (place.stop - place.start) // len(own))
+            slopes = [_relative(own, dot.runs[i][1]) for _, dot in self._factor_slopes]
+            out[:k, :k] += _paired(np.eye(len(own)) - blocks, slopes)
+        penalised = slice(self.model.columns.n_flat, d)
+        slopes = np.array([2 * dot.diagonal[penalised] / T.diagonal[penalised] for _, dot in self._factor_slopes])
+        R = np.eye(d)[penalised, penalised] - C.border[penalised, penalised]
+        slopes = slopes.reshape(k, len(R))
+        out[:k, :k] += slopes @ R**2 @ slopes.T / 2
+        if self.model.flat_in_theta:
+            flat = slice(len(self.theta) - self.model.n_flat, len(self.theta))
+            out[flat, flat] = self.rows.flat_gram - score[:, flat].T @ drift[:, flat]
+        return out
 
     def neg_hessian_vjp(self, C):
         L, T = self._factors
@@ -253,11 +384,8 @@ class LinearExpansion(Expansion):
         G = self.rows.gram
         LC, LCx = L @ C.blocks, L @ C.cross
         TC, TCx = T.right(C.border, transposed=True).T, T.right(C.cross, transposed=True)
-        block = np.einsum("qmk,qkn->mn", G.blocks, LC) + np.einsum("qmf,qnf->mn", G.cross, TCx)
-        if T.runs:
-            border = T.on_pattern(np.einsum("qmf,qmg->fg", G.cross, LCx, optimize=True) + G.border @ TC)
-        else:
-            border = Scaling(np.einsum("qmf,qmf->f", G.cross, LCx) + np.einsum("fg,gf->f", G.border, TC))
+        block = np.tensordot(G.blocks, LC, ((0, 2), (0, 1))) + np.tensordot(G.cross, TCx, ((0, 2), (0, 2)))
+        border = T.on_pattern((stacked(G.cross), stacked(LCx)), (G.border, TC))
         both = [Scaling(x.diagonal, x.runs) for x in (through_eta[1], border)]
         runs = tuple((p, a + 2 * b) for (p, a), (_, b) in zip(both[0].runs, both[1].runs, strict=True))
         bars = through_eta[0] + 2 * block, Scaling(both[0].diagonal + 2 * both[1].diagonal, runs)

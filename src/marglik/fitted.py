@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,10 +14,13 @@ from marglik import learn
 from marglik.check import Check
 from marglik.evidence import Evidence, EvidenceMethod, evaluate
 from marglik.model import LinearModel, Model
+from marglik.newrows import array_rows, own_rows
 from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
 from marglik.simulation import simulate
+from marglik.targets import TargetsPosterior, one
 from marglik.uncertainty import scale_limits, singular_limits, wald
-from marglik.validate import Unsupported, check_codes, check_effects, listed
+from marglik.validate import Unsupported
+from marglik.wide_posterior import widened
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -126,12 +129,71 @@ class Fit:
         return isinstance(self.model, LinearModel) and self.model.rows.y.ndim == 2
 
     @cached_property
+    def _one_by_one(self) -> bool:
+        """Whether there are several targets and the evidence method takes one at a time."""
+        return self._many and not self.evidence_method.batched(self.model)
+
+    def target(self, v: int) -> Fit:
+        """The fit of one target, of several.
+
+        Parameters
+        ----------
+        v
+            Number of the target, from 0.
+
+        Raises
+        ------
+        ValueError
+            There is no such target, or it could not be learned.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from marglik import Flat, LinearModel, Poisson, Ridge, fit
+        >>> x = np.linspace(-1, 1, 8)
+        >>> counts = np.array([[0, 3], [1, 2], [2, 2], [2, 1], [3, 2], [5, 1], [9, 0], [12, 1]])
+        >>> both = fit(LinearModel(Poisson(), Flat(np.ones(8), ["Intercept"]) + Ridge(x), counts))
+        >>> both.target(1).fixed_effects.round(2)
+                   estimate   se  lower  upper
+        name
+        Intercept      0.36  0.3  -0.23   0.94
+        """
+        if not self._many:
+            raise ValueError("The fit has one target only.")
+        if not 0 <= v < self._linear.n_targets:
+            raise ValueError(f"There is no target {v!r}: they are numbered from 0 to {self._linear.n_targets - 1}.")
+        if np.isnan(self.optimum.theta[v]).any():
+            raise ValueError(f"Target {v} could not be learned; fit.notes may say why.")
+        model = self._linear.target(v)
+        objective = replace(self.objective, model=model)
+        return replace(self, model=model, optimum=one(self.optimum, v, objective), objective=objective)
+
+    def _each(self) -> Iterator[Fit | None]:
+        """The fit of every target; None where one could not be learned."""
+        learned = ~np.isnan(self.optimum.theta).any(axis=1)
+        return (self.target(v) if known else None for v, known in enumerate(learned))
+
+    def _joined(self, read: Callable[[Fit], DataFrame]) -> DataFrame:
+        """A table of every target, one below the other; NaN for a target that could not be learned."""
+        import pandas as pd
+
+        tables = [None if fit is None else read(fit) for fit in self._each()]
+        like = next(table for table in tables if table is not None)
+        return pd.concat(
+            [like.astype(float) * np.nan if table is None else table for table in tables],
+            keys=range(len(tables)),
+            names=["target", "name"],
+        )
+
+    @cached_property
     def log_evidence(self) -> Any:
         """log p(y|θ̂) in nats, every constant kept.
 
         Where a hyperparameter runs to zero as a limit, this is the limit: along s the evidence is ℓ(0) + κ s² near
         zero, so ℓ(0) = ℓ(s) − ½ s ∂ℓ/∂s.
         """
+        if self._one_by_one:
+            return np.array([np.nan if fit is None else fit.log_evidence for fit in self._each()])
         e, optimum = self._evidence, self.optimum
         running = optimum.limit & (optimum.theta > 0) & (optimum.theta < self.objective.units)
         return self._per_target(e.log_value - np.sum(running * optimum.theta * e.gradient, axis=1) / 2)
@@ -154,6 +216,8 @@ class Fit:
         UnknownName, ValueError
             A name or a value that the model does not have.
         """
+        if self._one_by_one:
+            return np.array([np.nan if fit is None else fit.log_evidence_at(values) for fit in self._each()])
         h = self.model.hyperparameters
         theta = h.vector(values, self.optimum.theta)
         fixed_effects = np.array([x.fixed_effect for x in h])
@@ -172,6 +236,9 @@ class Fit:
         """
         import pandas as pd
 
+        if self._one_by_one:
+            joined = self._joined(lambda fit: fit.hyperparameters)
+            return joined.assign(at_boundary=joined["at_boundary"].fillna(0).astype(bool))
         names = self.model.hyperparameters.reported
         shown = [i for i, h in enumerate(self.model.hyperparameters) if not h.fixed_effect]
         table = wald(self.model.hyperparameters, self.optimum)
@@ -194,19 +261,21 @@ class Fit:
     @cached_property
     def posterior(self) -> Posterior:
         """The weights given y and θ̂: ``mean`` and ``sd`` by term, ``sample(n, seed)``."""
+        if self._one_by_one:
+            return TargetsPosterior(self, ~np.isnan(self.optimum.theta).any(axis=1))
         found = self.evidence_method.posterior(self.model, self.optimum.theta, self.optimum.warm)
         if not isinstance(self.model, LinearModel):
             return self.model.posterior(self.optimum.theta[0], found)  # type: ignore[attr-defined]
         if isinstance(found, TermPosterior):
             return found
-        theta = self.optimum.theta[0]
-        if not self.model.flat_in_theta:
-            return ArrowPosterior(self.model, theta, found)
-        joint = replace(self.model, flat_in_theta=False)
+        theta, model = self.optimum.theta[0], self.model.working
+        if not model.flat_in_theta:
+            return widened(self.model, ArrowPosterior(model, theta, found))
+        joint = model.with_flat_in_theta(False)
         k = len(joint.hyperparameters)
-        top, bottom = self.model.columns.split(found.mean)
+        top, bottom = model.columns.split(found.mean)
         u = np.concatenate([top.reshape(-1), theta[k:], bottom])
-        return ArrowPosterior(joint, theta[:k], Gaussian(u, joint.at(u, theta[:k]).neg_hessian))
+        return widened(self.model, ArrowPosterior(joint, theta[:k], Gaussian(u, joint.at(u, theta[:k]).neg_hessian)))
 
     def _terms(self, what: str) -> TermPosterior:
         if not isinstance(self.posterior, TermPosterior):
@@ -225,6 +294,8 @@ class Fit:
         import pandas as pd
 
         posterior = self._terms("fixed effects")
+        if self._one_by_one:
+            return self._joined(lambda fit: fit.vcov())
         names = list(self._linear.flat_names)
         if self._linear.flat_in_theta:
             h, R = self.model.hyperparameters, self._linear.flat_basis.R
@@ -365,11 +436,14 @@ class Fit:
         """The log evidence as fit less complexity: one column ``nats`` that sums to `log_evidence`.
 
         ``fit`` is log p(y|ŵ, θ̂); a term's row is what its prior and the width of its posterior cost, log p(ŵ_t|θ̂) +
-        ½ p_t log 2π − ½ log|H_tt|; ``overlap`` = ½ (Σ log|H_tt| − log|H|) ≥ 0 is what terms share.
+        ½ p_t log 2π − ½ log|H_tt|; ``overlap`` = ½ (Σ log|H_tt| − log|H|) ≥ 0 is what terms share; under quadrature,
+        ``beyond_laplace`` is what a Gaussian posterior leaves out.
         """
         import pandas as pd
 
-        parts = self._terms("terms").occam()
+        parts = dict(self._terms("terms").occam())
+        if not self.evidence_method.modal:
+            parts["beyond_laplace"] = self.log_evidence - sum(parts.values())
         if self._many:
             return (
                 pd.DataFrame(parts)
@@ -437,7 +511,7 @@ class Fit:
         own = own[:, 0] if not self._many else own
         inverse = (lambda x: x) if scale == "link" else (lambda x: model.likelihood.response(x, own))
         sd = np.sqrt(variance)
-        mean = _averaged(inverse, eta, sd) if average else inverse(eta)
+        mean = averaged(inverse, eta, sd) if average else inverse(eta)
         if interval is None:
             return mean
         import pandas as pd
@@ -453,7 +527,11 @@ class Fit:
         """Whether the answer can be trusted: so far the optimum, its curvature and its boundaries."""
         if simulations:
             raise ValueError("simulations= is not available yet; call check() for the optimum and its boundaries.")
-        return Check.of(self.optimum, self.model.hyperparameters, self.evidence_method.exact, self._evidence.checks)
+        method, optimum, names = self.evidence_method, self.optimum, self.model.hyperparameters
+        if self._one_by_one:
+            return Check.of(optimum, names, method.exact, {})
+        assessed = None if self._many else method.assessed(self.model, optimum.theta[0], optimum.warm)
+        return Check.of(optimum, names, method.exact, self._evidence.checks, assessed)
 
     def summary(self) -> str:
         """The fit in words and tables."""
@@ -496,53 +574,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}.")
 
 
-def _averaged(inverse: Any, eta: Array, sd: Array, points: int = 21) -> Array:
+def averaged(inverse: Any, eta: Array, sd: Array, points: int = 21) -> Array:
     """E[inverse(η)] for η ~ N(eta, sd²), by Gauss–Hermite quadrature."""
     x, w = np.polynomial.hermite_e.hermegauss(points)
     return sum(wi * inverse(eta + xi * sd) for xi, wi in zip(x, w, strict=True)) / w.sum()
-
-
-def own_rows(model: LinearModel, wanted: set[str]) -> NewRows:
-    """The rows of the fit itself."""
-    terms = [t for t in model.prior if t.label in wanted]
-    columns = {t.label: t.design for t in terms} or {"": np.zeros((model.rows.n, 0))}
-    codes = {t.label: t.codes for t in terms if t.grouped}  # type: ignore[attr-defined]
-    offset = model.rows.offset
-    return NewRows(columns, codes, 0.0 if offset is None else offset)
-
-
-def array_rows(model: LinearModel, new: Any, wanted: set[str]) -> NewRows:
-    """Columns given by term label."""
-    if not isinstance(new, Mapping):
-        raise ValueError(
-            "This model was built from arrays, so predict needs a mapping from term label to columns, such as "
-            f"{{{', '.join(f'{t.label!r}: X' for t in model.prior)}}}."
-        )
-    columns, codes = {}, {}
-    for term in model.prior:
-        if term.label not in wanted:
-            continue
-        if term.label not in new:
-            raise ValueError(f"predict needs the columns of term {term.label!r}; leave it out with include= otherwise.")
-        if term.grouped:
-            X, Z = new[term.label], np.ones((len(new[term.label]), 1))
-            if term.names != ("Intercept",):
-                if not isinstance(X, tuple) or len(X) != 2:
-                    raise ValueError(
-                        f"Term {term.label!r} has the coefficients {', '.join(term.names)}, so predict needs a pair "
-                        "for it: the level of each row, and the columns."
-                    )
-                X, Z = X[0], np.asarray(X[1], float).reshape(len(X[1]), -1)
-            check_codes(X, len(term.levels), term.label, unseen=True)  # type: ignore[attr-defined]
-            check_effects(np.maximum(X, 0), len(term.levels), Z, term.names, term.label)  # type: ignore[attr-defined]
-            codes[term.label], columns[term.label] = np.asarray(X), Z
-            continue
-        X = np.asarray(new[term.label], float).reshape(len(new[term.label]), -1)
-        if X.shape[1] != len(term.names):
-            raise ValueError(f"Term {term.label!r} has {len(term.names)} columns, but {X.shape[1]} were given.")
-        columns[term.label] = X
-    rows = {label: len(X) for label, X in columns.items()}
-    if len(set(rows.values())) > 1:
-        counts = listed(f"{n} of {label!r}" for label, n in rows.items())
-        raise ValueError(f"predict needs as many rows of every term, but was given {counts}.")
-    return NewRows(columns, codes)

@@ -16,7 +16,8 @@ from marglik.fitted import Fit, Source
 from marglik.hyperparameters import Hyperparameters
 from marglik.model import LinearModel, Model
 from marglik.priors import RandomEffects
-from marglik.validate import check_fitted_exactly, check_grouping, check_noise, listed
+from marglik.targets import stacked
+from marglik.validate import check_fitted_exactly, check_grouping, check_noise, counted, listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -30,30 +31,67 @@ def fit_model(
     hyperprior: Mapping[str, Any] | None = None,
     restarts: int = 0,
     seed: int = 0,
+    points: int | None = None,
     source: Source | None = None,
     notes: tuple[str, ...] = (),
 ) -> Fit:
     """Learn θ of a model and return the fit; see `marglik.fit` for the parameters."""
     if fixed and isinstance(model, LinearModel):
-        model = _holding(model, fixed)
-    choice = choose(model, method)
+        model = _holding(model, model.hyperparameters.checked(fixed))
+    fit = _learned(model, choose(model, method, points), fixed, hyperprior, restarts, seed, source, notes)
+    if isinstance(fit.optimum, learn.Optimum):
+        _warn_unless_converged(fit.optimum)
+    return fit
+
+
+def _learned(
+    model: Model, choice: Any, fixed: Any, hyperprior: Any, restarts: int, seed: int, source: Any, notes: Any
+) -> Fit:
+    """θ̂ by this method."""
     if isinstance(model, LinearModel):
         if model.rows.y.ndim == 2 and not choice.method.batched(model):
-            raise ValueError(
-                f"y has {model.n_targets} targets, but several at once need a Gaussian likelihood and one shared "
-                "scale. Fit the targets one at a time."
-            )
+            return _fit_each(model, choice, fixed, hyperprior, restarts, seed, source, notes)
         if not model.reml and not choice.method.profiles_flat and model.n_flat:
             return _fit_with_flat_in_theta(model, choice, fixed, hyperprior, restarts, seed, source, notes)
     objective, base, free = _prepare(model, choice.method, fixed, hyperprior)
     found = None if hyperprior else choice.method.maximum(model, base, free)
     if found is not None:
-        return _finished(model, choice, learn.Located(objective, found, free), objective, source, notes)
+        optimum: learn.Found = learn.Located(objective, found, free)
+        return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
     starts = choice.method.starts(model, base, free)
     optimum = _best(objective, starts, free, restarts, seed)
     if isinstance(model, LinearModel) and model.likelihood.gaussian and free[-1]:
         check_fitted_exactly(optimum.theta[0, -1], model.response_scale)
-    return _finished(model, choice, optimum, objective, source, notes)
+    return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
+
+
+def _fit_each(
+    model: LinearModel, choice: Any, fixed: Any, hyperprior: Any, restarts: int, seed: int, source: Any, notes: Any
+) -> Fit:
+    """Every target by itself, where the method takes one at a time; one that cannot be learned costs no other."""
+    fits: list[Fit | None] = []
+    lost: dict[int, ValueError] = {}
+    for v in range(model.n_targets):
+        alone = model.target(v)
+        try:
+            fits.append(_learned(alone, choice, fixed, hyperprior, restarts, seed, None, ()))
+        except ValueError as error:
+            fits.append(None)
+            lost[v] = error
+        model.adopt(alone)
+    found = next((fit for fit in fits if fit is not None), None)
+    if found is None:
+        raise lost[0]
+    if lost:
+        notes = (*notes, *(f"Target {v} could not be learned. {error}" for v, error in lost.items()))
+        warnings.warn(
+            f"Target {listed(lost)} could not be learned, so its numbers are NaN. {next(iter(lost.values()))}",
+            stacklevel=4,
+        )
+    optimum = stacked([None if fit is None else fit.optimum for fit in fits])  # type: ignore[misc]
+    model = replace(model, flat_in_theta=found._linear.flat_in_theta)
+    objective = replace(found.objective, model=model)
+    return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
 
 
 def _prepare(
@@ -132,21 +170,19 @@ def _fit_with_flat_in_theta(
     model: LinearModel, choice: Any, fixed: Any, hyperprior: Any, restarts: int, seed: int, source: Any, notes: Any
 ) -> Fit:
     """ML where flat weights cannot be profiled out: maximise over (θ, β), from the answer with β integrated."""
-    integrated = fit_model(
-        replace(model, reml=True), method=_registry_name(choice.method), fixed=fixed, restarts=restarts, seed=seed
-    )
-    model = replace(model, flat_in_theta=True)
+    integrated_model, model = replace(model, reml=True), model.with_flat_in_theta()
     objective, base, free = _prepare(model, choice.method, fixed, hyperprior)
+    found = None if hyperprior else choice.method.maximum(model, base, free)
+    if found is not None:
+        located = learn.Located(objective, found, free)
+        return Fit(model, choice.method, choice.reason, located, objective, source, notes)
+    integrated = _learned(integrated_model, choice, fixed, None, restarts, seed, None, ())
     k = integrated.optimum.theta.shape[1]
-    border = integrated._linear.columns.split(integrated._evidence.posterior.mean)[1]
+    border = integrated._linear.working.columns.split(integrated._evidence.posterior.mean)[1]
     theta = np.where(integrated.optimum.theta[0] > 0, integrated.optimum.theta[0], 0.3 * objective.units[:k])
     start = np.concatenate([np.where(free[:k], theta, base[:k]), border[: model.n_flat]])
     optimum = _best(objective, start[None, None], free, 0, seed)
-    return _finished(model, choice, optimum, objective, source, notes)
-
-
-def _registry_name(method: EvidenceMethod) -> str:
-    return next(name for name, cls in EvidenceMethod.registry.items() if type(method) is cls)
+    return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
 
 
 def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int, seed: int) -> learn.Optimum:
@@ -175,7 +211,7 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
         if best.value[0] - np.ravel(objective.evidence(at_zero, best.warm).log_value)[0] > HOPELESS:
             continue
         if objective.slope_in_variance(at_zero, i, best.warm)[0] < 0:
-            other = learn.maximise(objective, at_zero, free)
+            other = learn.after(best, learn.maximise(objective, at_zero, free))
             best = max(best, other, key=lambda o: o.value[0])
     return best
 
@@ -185,13 +221,12 @@ HOPELESS = 30.0
 """A scale whose loss costs more than this many nats, the others as they are, is not tried at zero."""
 
 
-def _finished(model: Model, choice: Any, optimum: learn.Found, objective: Any, source: Any, notes: Any) -> Fit:
-    fit = Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
-    if isinstance(optimum, learn.Optimum) and not np.all(optimum.converged):
-        which = "" if len(optimum.converged) == 1 else f" for {int((~optimum.converged).sum())} targets"
+def _warn_unless_converged(optimum: learn.Optimum) -> None:
+    astray = ~optimum.converged & ~np.isnan(optimum.value)
+    if astray.any():
+        which = "" if len(astray) == 1 else f" for {counted(int(astray.sum()), 'target')}"
         warnings.warn(
-            f"Learning did not converge{which} in {optimum.n_iterations} steps; see fit.check() and fit.trace. "
-            "Rescale columns of very different size, or give start values through restarts=.",
-            stacklevel=3,
+            f"Learning did not converge{which} in {counted(optimum.n_iterations, 'step')}; see fit.check() and "
+            "fit.trace. Rescale columns of very different size, or give start values through restarts=.",
+            stacklevel=4,
         )
-    return fit

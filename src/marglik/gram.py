@@ -106,7 +106,10 @@ class Gram:
     @cached_property
     def matrix(self) -> Float[Array, "p p"]:
         """X̃ᵀX̃, both triangles."""
-        A = lower_gram(self.X)
+        return self._corrected(lower_gram(self.X))
+
+    def _corrected(self, A: Float[Array, "p p"]) -> Float[Array, "p p"]:
+        """X̃ᵀX̃ from the lower triangle of XᵀX, in place."""
         if not self.centred:
             A = blas.dsyrk(-len(self.X), self.means.T, beta=1.0, c=A, lower=1, overwrite_c=1)
         return symmetric(A)
@@ -188,7 +191,7 @@ def reduce(
     response: Residuals,
     n_observations: float,
 ) -> Gram:
-    """One XᵀY and what it takes to project flat columns out; the Gram matrix comes when it is needed.
+    """One XᵀX, one XᵀY, and what it takes to project flat columns out; with many columns XᵀX when it is needed.
 
     Parameters
     ----------
@@ -224,11 +227,14 @@ def reduce(
         else:
             products[targets] = _times(y, X)
     gram = Gram(X, Q, place, means, products, total, shift, response, n_observations, fixed, centred=not f)
-    squares = np.einsum("ij,ij->j", X, X)
+    A = lower_gram(X) if p < n else None
+    squares = np.einsum("ij,ij->j", X, X) if A is None else A.diagonal().copy()
     if not np.isfinite(squares.sum()):
         raise FloatingPointError("The design has values that are not finite, or too large to be squared.")
     left = squares - n * np.einsum("fp,fp->p", means, means)
     if not f or (left >= KEPT * squares).all():
+        if A is not None:
+            gram.__dict__["matrix"] = gram._corrected(A)
         return gram
     X = X - Q @ means
     X -= Q @ (Q.T @ X / n)

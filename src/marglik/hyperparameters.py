@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -95,10 +95,10 @@ class Interval(Support):
 
 @dataclass(frozen=True, eq=False)
 class Triangle:
-    """The factor L = Σ_k θ_k T_k of a covariance Σ = L Lᵀ, and the standard deviations and correlations it stands for.
+    """The factor L = M Σ_k θ_k T_k of a covariance Σ = L Lᵀ, and the standard deviations and correlations of that.
 
-    L is lower triangular once its rows are put in ``order``; θ holds its entries by rows. With a correlation held, the
-    second of these rows is θ_k (ρ, √(1 − ρ²)), one coordinate instead of two.
+    M⁻¹L is lower triangular once its rows are put in ``order``; θ holds its entries by rows. With a correlation held,
+    the second of these rows is θ_k (ρ, √(1 − ρ²)), one coordinate instead of two.
 
     Parameters
     ----------
@@ -108,11 +108,14 @@ class Triangle:
         A permutation of the m coefficients.
     held_correlation
         That of the first two in this order.
+    mixing : (m, m)
+        M; the identity if not given.
     """
 
     names: tuple[str, ...]
     order: tuple[int, ...]
     held_correlation: float | None = None
+    mixing: Float[Array, "m m"] | None = None
 
     @property
     def size(self) -> int:
@@ -149,9 +152,16 @@ class Triangle:
         """The coefficients of each correlation."""
         return np.triu_indices(self.size, 1)
 
+    def triangular(self, theta: Float[Array, "k"]) -> Float[Array, "m m"]:
+        """M⁻¹L."""
+        return np.tensordot(theta, self.templates, 1)
+
     def factor(self, theta: Float[Array, "k"]) -> Float[Array, "m m"]:
         """L."""
-        return np.tensordot(theta, self.templates, 1)
+        return self._mixed(self.triangular(theta))
+
+    def _mixed(self, L: Float[Array, "*k m m"]) -> Float[Array, "*k m m"]:
+        return L if self.mixing is None else self.mixing @ L
 
     def report(self, theta: Float[Array, "k"]) -> Float[Array, "r"]:
         """Standard deviations and correlations; a correlation with a scale of zero is NaN."""
@@ -166,7 +176,7 @@ class Triangle:
     def jacobian(self, theta: Float[Array, "k"]) -> Float[Array, "r k"]:
         """∂ report/∂θ."""
         L = self.factor(theta)
-        dS = self.templates @ L.T
+        dS = self._mixed(self.templates) @ L.T
         dS = dS + dS.transpose(0, 2, 1)
         values = self.report(theta)
         m, (i, j) = self.size, self.pairs
@@ -185,9 +195,11 @@ class Triangle:
         d, U = np.linalg.eigh(R)
         if d[0] < -1e-9:
             return None
-        root = (U * np.sqrt(np.maximum(d, 0)))[list(self.order)]
-        L = np.linalg.qr(root.T)[1].T
-        return self._read(L * np.where(L.diagonal() < 0, -1, 1) * values[list(self.order), None])
+        root = U * np.sqrt(np.maximum(d, 0)) * values[:m, None]
+        root = (root if self.mixing is None else np.linalg.solve(self.mixing, root))[list(self.order)]
+        size = np.maximum(np.sqrt((root**2).sum(axis=1, keepdims=True)), 1e-300)
+        L = np.linalg.qr((root / size).T)[1].T
+        return self._read(L * np.where(L.diagonal() < 0, -1, 1) * size)
 
     def _read(self, L: Float[Array, "m m"]) -> Float[Array, "k"]:
         """θ from L with rows in order; a row that is held has its length."""
@@ -203,14 +215,41 @@ class Triangle:
             out[self.size :] |= (np.minimum(i, j) == min(self.order[:2])) & (np.maximum(i, j) == max(self.order[:2]))
         return out
 
+    def turned(self, theta: Float[Array, "k"]) -> Iterator[Float[Array, "k"]]:
+        """θ with the entries of a row below a diagonal turned all into that column, with either sign.
+
+        L_rc, L_rr → ±(L_rc² + L_rr²)^½, 0, and columns c and r turned alike in the rows below: Σ changes through the
+        rows c to r − 1 alone.
+        """
+        if self.held_correlation is not None:
+            return
+        for r in range(1, self.size):
+            for c in range(r):
+                L = self.triangular(theta)[list(self.order)]
+                h = np.hypot(L[r, c], L[r, r])
+                if h > 0:
+                    cos, sin = L[r, c] / h, L[r, r] / h
+                    below = L[r:, c].copy(), L[r:, r].copy()
+                    for sign in (1, -1):
+                        L[r:, c] = sign * (cos * below[0] + sin * below[1])
+                        L[r:, r] = cos * below[1] - sin * below[0]
+                        yield self._read(L)
+
+    def deficient(self, theta: Float[Array, "k"]) -> bool:
+        """Whether some combination of the coefficients that vary does not."""
+        L = self.factor(theta)
+        sd = np.sqrt((L**2).sum(axis=1))
+        varies = sd > 0
+        return bool(np.linalg.matrix_rank(L[varies] / sd[varies, None], SINGULAR) < varies.sum())
+
     def settled(self, theta: Float[Array, "k"], natural: Float[Array, "m"]) -> tuple[Array, Array] | None:
-        """θ with columns of L that are all but zero put to zero, and which coordinates these are; None without any.
+        """θ with columns of M⁻¹L that are all but zero put to zero, and which these coordinates are; None without any.
 
         A column with all but nothing on its diagonal is first rotated into those to its right, which leaves Σ alone.
         """
         if self.held_correlation is not None:
             return None
-        L = self.factor(theta)[list(self.order)]
+        L = self.triangular(theta)[list(self.order)]
         least = SINGULAR * natural[list(self.order)]
         nothing = np.sqrt((L**2).sum(axis=1)) <= SINGULAR * least
         L[nothing] = 0.0
@@ -251,6 +290,8 @@ class Hyperparameter:
         True for a fixed effect that is maximised along with θ (``reml=False`` outside the Gaussian).
     triangle
         Where it is an entry of the factor of a covariance: that factor, which reports what it stands for.
+    without_end
+        What it says of the data if the evidence rises as it grows without end.
     """
 
     name: str
@@ -258,6 +299,7 @@ class Hyperparameter:
     even: bool = False
     fixed_effect: bool = False
     triangle: Triangle | None = None
+    without_end: str = ""
 
 
 class UnknownName(KeyError):
@@ -265,13 +307,20 @@ class UnknownName(KeyError):
 
     def __init__(self, name: str, names: Iterable[str]):
         names = list(names)
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
         self.sentence = f"No hyperparameter is called {name!r}. {hint}The names are {', '.join(map(repr, names))}."
         super().__init__(self.sentence)
 
     def __str__(self) -> str:
         return self.sentence
+
+
+ADVICE = {
+    "sd": " Scales are standard deviations, not variances or precisions.",
+    "cor": " Correlations are given as such, not as covariances.",
+}
+"""What to think of where a value is impossible, by how the name begins."""
 
 
 class Hyperparameters(tuple[Hyperparameter, ...]):
@@ -360,6 +409,15 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
             out[there] = triangle.given(held[place])
         return out
 
+    def with_given_scale(self, given: Bool[Array, "r"]) -> Bool[Array, "r"]:
+        """Which correlations are those of a coefficient whose standard deviation is held."""
+        out = np.zeros_like(given)
+        for _, there, triangle in self._places[1]:
+            i, j = triangle.pairs
+            scale = given[there][: triangle.size]
+            out[there.start + triangle.size : there.stop] = scale[i] | scale[j]
+        return out
+
     def report_jacobian(self, theta: Float[Array, "k"]) -> Float[Array, "r k"]:
         """∂ report/∂θ."""
         (plain, to), parts = self._places
@@ -393,6 +451,41 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
             first[..., i], second[..., i] = support.derivatives(theta[..., i])
         return first, second
 
+    def _range(self, name: str) -> tuple[float, float]:
+        """Between which ends what is reported under this name lies."""
+        if name in self.reported and name not in self.names:
+            return (-1.0, 1.0) if name.startswith("cor(") else (0.0, np.inf)
+        support = self[self.index(name)].support
+        return support.lower, support.upper
+
+    def checked(self, values: Mapping[str, float], shape: tuple[int, ...] = ()) -> dict[str, Any]:
+        """Values of what is reported as numbers, or arrays of this shape.
+
+        Raises
+        ------
+        UnknownName
+            A name is not one of these hyperparameters.
+        ValueError
+            A value lies outside its support or is not a number.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(
+                f"Hyperparameters are given by name, such as {{'{self.reported[-1]}': 1.0}}, not {values!r}."
+            )
+        out = {}
+        for name, value in values.items():
+            lower, upper = self._range(name)
+            try:
+                x = np.asarray(value, float)
+            except (TypeError, ValueError):
+                x = np.array(np.nan)
+            if x.shape not in ((), shape) or not np.all((x >= lower) & (x <= upper) & np.isfinite(x)):
+                where = f" from {lower:g} to {upper:g}" if np.isfinite(upper) else ", 0 or more" if lower == 0 else ""
+                advice = ADVICE.get(name.split("(")[0], "")
+                raise ValueError(f"{name!r} was given as {value!r}, but it must be a finite number{where}.{advice}")
+            out[name] = x
+        return out
+
     def vector(self, values: Mapping[str, float], base: Float[Array, "*V k"]) -> Float[Array, "*V k"]:
         """``base`` with the named coordinates replaced.
 
@@ -404,22 +497,11 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
             A value lies outside its support or is not a number.
         """
         theta = np.array(base, float)
-        inside = {name: value for name, value in values.items() if name not in self.names and name in self.reported}
-        for name, value in values.items():
-            lower, upper = (-1.0 if name.startswith("cor(") else 0.0, 1.0 if name.startswith("cor(") else np.inf)
-            if name not in inside:
-                i = self.index(name)
-                lower, upper = self[i].support.lower, self[i].support.upper
-            x = np.asarray(value, float)
-            if not np.all((x >= lower) & (x <= upper) & np.isfinite(x)):
-                raise ValueError(
-                    f"{name!r} was given as {value!r}, but it must be a finite number from {lower:g} to {upper:g}. "
-                    "Scales are standard deviations, not variances or precisions."
-                )
-            if name not in inside:
-                theta[..., i] = x
+        values = self.checked(values, theta.shape[:-1])
+        for name in values.keys() & set(self.names):
+            theta[..., self.index(name)] = values[name]
         for place, triangle in self.triangles:
-            given = {name: float(value) for name, value in inside.items() if name in triangle.names}
+            given = {name: float(value) for name, value in values.items() if name in triangle.names}
             if not given:
                 continue
             rows = theta.reshape(-1, theta.shape[-1])

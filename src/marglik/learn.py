@@ -221,7 +221,7 @@ def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array,
     if len(start) > 1:
         return optimum
     if objective.hyperparameters.triangles:
-        return _settled(objective, optimum, free)
+        return _settled(objective, optimum if optimum.converged[0] else _turned(objective, optimum, free), free)
     for _ in range(2):
         asleep = np.zeros_like(optimum.free)
         for i, h in enumerate(objective.hyperparameters):
@@ -232,12 +232,39 @@ def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array,
         woken = _climb(objective, np.where(asleep, objective.units, optimum.theta), free)
         if woken.value[0] <= optimum.value[0]:
             break
-        optimum = woken
+        optimum = after(optimum, woken)
     return optimum
 
 
 SADDLE = 1e-6
-"""Curvature in φ, in nats, above which a singular covariance is no maximum."""
+"""Curvature in φ, in nats, above which a point where the evidence does not rise is no maximum."""
+CRAWL, CRAWLS = 1e-7, 4
+"""So many steps in a row that promise less than this, in nats, are a crawl along a curved ridge."""
+
+
+def _turned(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -> Optimum:
+    """Climbed on from the better end of the ridge that a small row of a factor makes.
+
+    Where the diagonal of a column is small, its other entries may turn with those of a column to its right at next to
+    no cost: L_rc = h cos t, L_rr = h sin t. The evidence is all but linear in cos t, so that it is best at an end.
+    """
+    best, value = optimum.theta, optimum.value
+    for place, triangle in objective.hyperparameters.triangles:
+        if not np.broadcast_to(free, best.shape)[0, place].all():
+            continue
+        for turned in triangle.turned(best[0, place]):
+            theta = best.copy()
+            theta[0, place] = turned
+            there = np.asarray(objective.evidence(theta, optimum.warm).log_value)
+            if there[0] > value[0]:
+                best, value = theta, there
+    return after(optimum, _climb(objective, best, free, patient=True))
+
+
+def after(before: Optimum, now: Optimum) -> Optimum:
+    """With the steps of both."""
+    trace = [*before.trace, *now.trace]
+    return replace(now, n_iterations=before.n_iterations + now.n_iterations, trace=trace)
 
 
 def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -> Optimum:
@@ -255,7 +282,7 @@ def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -
             theta[0, place], held[0, place] = found[0], found[1] & np.broadcast_to(free, held.shape)[0, place]
     if not held.any():
         return optimum
-    left = _climb(objective, theta, np.broadcast_to(free, held.shape) & ~held)
+    left = after(optimum, _climb(objective, theta, np.broadcast_to(free, held.shape) & ~held))
     if left.value[0] < optimum.value[0] - 1e-9 * (1 + abs(optimum.value[0])):
         return optimum
     hessian = objective.at(left.theta, left.free | held, left.warm)[2]
@@ -264,8 +291,10 @@ def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -
     return replace(left, limit=left.limit | held, converged=left.converged & concave)
 
 
-def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"]) -> Optimum:
-    """Newton's method in φ within a trust region.
+def _climb(
+    objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"], patient: bool = False
+) -> Optimum:
+    """Newton's method in φ within a trust region; unless patient, it gives a single crawling target up.
 
     A scale that shrinks below a fraction of its natural size is tried at exactly zero: it stays there while the slope
     of the evidence in its variance is negative (it is stationary in the standard deviation at zero always).
@@ -283,10 +312,10 @@ def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "
     converged = np.zeros(V, bool)
     trace = [value]
 
-    iteration = 0
+    iteration = crawled = 0
     while iteration < MAX_STEPS:
         iteration += 1
-        step, gain = _newton_step(gradient, hessian, free, radius)
+        step, gain = _newton_step(gradient, hessian, free, radius, objective.slack)
         length = np.abs(step).max(axis=1, initial=0)
         newton = _is_newton(hessian, free, objective.slack)
         done = (length < STEP) & newton | ~free.any(axis=1)
@@ -299,11 +328,19 @@ def _climb(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "
         if not active.any():
             asleep = _at_a_limit(objective, theta, hessian, free & ~even)
             limit, free = limit | asleep, free & ~asleep
-            last = _guarded(objective, theta, step, free & converged[:, None], warm, value)
-            if last is not None:
-                theta, value, gradient, bend, warm = last
-                hessian = hessian if bend is None else bend
-                trace.append(value)
+            step = np.where(free & converged[:, None], step, 0)
+            if np.abs(step).max(initial=0) < STEP:  # the rest of the expansion is below rounding
+                v = np.flatnonzero(step.any(axis=1))
+                theta, bend = _moved(objective, theta, step), np.einsum("vij,vj->vi", hessian[v], step[v])
+                value[v] += np.einsum("vi,vi->v", step[v], gradient[v] + bend / 2)
+                gradient[v] += bend
+            else:
+                last = _guarded(objective, theta, step, free, warm, value)
+                theta, value, gradient, hessian, warm = last or (theta, value, gradient, hessian, warm)
+            trace.append(value)
+            break
+        crawled = crawled + 1 if gain.max() < CRAWL else 0
+        if crawled > CRAWLS and V == 1 and names.triangles and not patient:
             break
         trial = _moved(objective, theta, np.where(active[:, None] & free, step, 0))
         new_value, new_gradient, new_hessian, new_warm = objective.at(trial, free, warm)
@@ -343,8 +380,11 @@ def _at_a_limit(objective: Objective, theta: Array, hessian: Array, free: Array)
     return free & positive & far & (np.abs(np.einsum("vkk->vk", hessian)) < FLAT)
 
 
-def _newton_step(g: Array, H: Array, free: Array, radius: Array) -> tuple[Array, Array]:
-    """Step to the maximum of the quadratic model within the radius, curvatures taken as concave; and its gain."""
+def _newton_step(g: Array, H: Array, free: Array, radius: Array, slack: float = 0.0) -> tuple[Array, Array]:
+    """Step to the maximum of the quadratic model within the radius, curvatures taken as concave; and its gain.
+
+    Where that gains nothing, but the evidence bends up (a saddle), a step along the direction that rises most.
+    """
     d, U = np.linalg.eigh(-_with_unit_diagonal(H, free))
     size = np.maximum(np.abs(d), 1e-10 * np.maximum(np.abs(d).max(axis=1, keepdims=True, initial=0), 1e-300))
     z = np.einsum("vji,vj->vi", U, g)
@@ -352,7 +392,13 @@ def _newton_step(g: Array, H: Array, free: Array, radius: Array) -> tuple[Array,
     length = np.abs(step).max(axis=1, initial=0)
     shrink = np.minimum(1.0, radius / np.maximum(length, 1e-300))
     step = np.where(free, step * shrink[:, None], 0)
-    return step, np.einsum("vi,vi->v", g, step) * (1 - shrink / 2)
+    gain = np.einsum("vi,vi->v", g, step) * (1 - shrink / 2)
+    least = np.maximum(SADDLE, slack * np.abs(d).max(axis=1, initial=0))
+    for v in np.flatnonzero((gain < NEGLIGIBLE) & (d.min(axis=1, initial=0) < -least)):
+        up = np.where(free[v], U[v, :, 0] * (1 if z[v, 0] >= 0 else -1), 0)
+        step[v] = up * radius[v] / np.abs(up).max()
+        gain[v] = g[v] @ step[v] + step[v] @ H[v] @ step[v] / 2
+    return step, gain
 
 
 def _with_unit_diagonal(H: Array, free: Array) -> Array:
@@ -379,13 +425,9 @@ def _moved(objective: Objective, theta: Array, step: Array) -> Array:
 def _guarded(
     objective: Objective, theta: Array, step: Array, free: Array, warm: Any, value: Array
 ) -> tuple[Array, Array, Array, Any, Any] | None:
-    """One last Newton step, if it changes anything and loses nothing; too short a one leaves the Hessian alone."""
-    step = np.where(free, step, 0)
-    length = np.abs(step).max(initial=0)
-    if length < 1e-12:
-        return None
+    """One last Newton step, if it loses nothing."""
     trial = _moved(objective, theta, step)
-    new = objective.at(trial, free, warm, bend=bool(length > STEP))
+    new = objective.at(trial, free, warm)
     better = new[0] >= value - 1e-12 * (1 + np.abs(value))
     return (trial, *new) if better.all() else None
 

@@ -3,6 +3,8 @@
 
 The grouping factor with the most coefficients is the inner one: its blocks are eliminated level by level. The border
 holds the coefficients of the other grouping factors, then dense columns, then flat ones, then y.
+
+Arrays by level have shape (q, …) and Fortran order: an entry of all blocks is a contiguous vector.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from marglik.priors import RandomEffects, Term
 
+WIDE = 6
+"""Blocks of more rows are multiplied one by one."""
 NARROW = 200
 """Up to this many columns a level, all products of G B are summed at once, and directions read off the sum."""
 KEPT = 1e-3
@@ -64,21 +68,42 @@ class Grouping:
         columns = (self.codes[:, None] * m + np.arange(m)).reshape(-1)
         return sparse.csr_array((self.Z.reshape(-1), columns, np.arange(0, n * m + 1, m)), shape=(n, self.size))
 
-    def transpose_times(self, X: Float[Array, "n c"]) -> Float[Array, "size c"]:
-        """ZᵀX, a column at a time; rows that come level by level are summed as they lie."""
-        codes, m = self.codes, self.Z.shape[1]
-        steps, n_levels = np.diff(codes), self.n_levels
-        starts = np.append(0, np.flatnonzero(steps) + 1) if len(codes) and steps.min(initial=0) >= 0 else None
-        out = np.zeros((n_levels, m, X.shape[1]))
-        buffer = np.empty(len(codes))
+    @cached_property
+    def _runs(self) -> tuple[Int[Array, "l"], Int[Array, "l"] | slice] | None:
+        """Where the runs of equal codes start, and of which levels they are, if rows come level by level."""
+        steps = np.diff(self.codes)
+        if not len(self.codes) or steps.min(initial=0) < 0:
+            return None
+        starts = np.append(0, np.flatnonzero(steps) + 1)
+        return starts, slice(None) if len(starts) == self.n_levels else self.codes[starts]
+
+    def sums(self, columns: Sequence[Float[Array, "n"]]) -> Float[Array, "q m c"]:
+        """Z times columns, by level."""
+        m, buffer = self.Z.shape[1], np.empty(len(self.codes))
+        out = by_level(self.n_levels, m, len(columns))
         for i, z in enumerate(self.Z.T):
-            for c, x in enumerate(X.T):
-                np.multiply(z, x, out=buffer)
-                if starts is None:
-                    out[:, i, c] = np.bincount(codes, buffer, n_levels)
-                else:
-                    out[codes[starts], i, c] = np.add.reduceat(buffer, starts)
-        return out.reshape(self.size, -1)
+            plain = bool((z == 1).all())
+            for c, x in enumerate(columns):
+                self._sum(x if plain else np.multiply(z, x, out=buffer), out[:, i, c])
+        return out
+
+    def blocks(self) -> Float[Array, "q m m"]:
+        """ZᵀZ by level."""
+        m, buffer = self.Z.shape[1], np.empty(len(self.codes))
+        out = by_level(self.n_levels, m, m)
+        for i, z in enumerate(self.Z.T):
+            for j in range(i + 1):
+                self._sum(np.multiply(z, self.Z[:, j], out=buffer), out[:, i, j])
+                out[:, j, i] = out[:, i, j]
+        return out
+
+    def _sum(self, values: Float[Array, "n"], out: Float[Array, "q"]) -> None:
+        """By level; rows that come level by level are summed as they lie."""
+        if self._runs is None:
+            out[:] = np.bincount(self.codes, values, self.n_levels)
+        else:
+            starts, levels = self._runs
+            out[levels] = np.add.reduceat(values, starts)
 
 
 class Shrunk(ABC):
@@ -89,8 +114,8 @@ class Shrunk(ABC):
         """Σ_g B_gᵀA_g⁻G_gB_g."""
 
     @abstractmethod
-    def along(self, D: Float[Array, "m m"]) -> Float[Array, "F F"]:
-        """Σ_g B_gᵀG_gᵀ D G_gB_g for symmetric D."""
+    def along(self, D: Float[Array, "k m m"]) -> Float[Array, "k F F"]:
+        """Σ_g B_gᵀG_gᵀ D_k G_gB_g for symmetric D_k."""
 
     @abstractmethod
     def spread(self, Y: Float[Array, "F F"]) -> Float[Array, "q m m"]:
@@ -150,56 +175,63 @@ class DenseShrunk(Shrunk):
         out = _paired(self.cross.means, self.values)
         return (out + out.T) / 2
 
-    @property
-    def _flat(self) -> Float[Array, "qm F"]:
-        return self.values.reshape(-1, self.values.shape[2])
-
-    @cached_property
-    def _gram(self) -> Float[Array, "m m F F"]:
-        """Σ_g (GB)_giᵀ(GB)_gj for all rows i and j of a level."""
-        q, m, F = self.values.shape
-        flat = self.values.reshape(q, m * F)
-        return (flat.T @ flat).reshape(m, F, m, F).transpose(0, 2, 1, 3)
-
     def along(self, D):
-        if len(D) * self.values.shape[2] < NARROW:
-            return np.tensordot(D, self._gram, 2)
-        return _paired(blockwise(np.broadcast_to(D, (len(self.values), *D.shape)), self.values), self.values)
+        q, m, F = self.values.shape
+        if m * F < NARROW:
+            flat = self.values.reshape(q, m * F, order="F")
+            gram = (flat.T @ flat).reshape(F, m, F, m).transpose(1, 3, 0, 2)  # Σ_g (GB)_giᵀ(GB)_gj
+            return (D.reshape(-1, m * m) @ gram.reshape(m * m, F * F)).reshape(-1, F, F)
+        every = [np.broadcast_to(d, (q, m, m)) for d in D]
+        return np.array([_paired(blockwise(d, self.values), self.values) for d in every]).reshape(-1, F, F)
 
     def spread(self, Y):
-        moved = product(self._flat, Y).reshape(self.values.shape)
-        products = moved[:, :, None] * self.values[:, None]
         q, m, F = self.values.shape
-        return (products.reshape(-1, F) @ np.ones(F)).reshape(q, m, m)
+        moved = product(Y, _rows(self.values).T).T.reshape(q, m, F, order="F")
+        out = by_level(q, m, m)
+        for i in range(m):
+            for j in range(i + 1):
+                out[:, i, j] = out[:, j, i] = np.einsum("qf,qf->q", moved[:, i], self.values[:, j])
+        return out
 
     def times(self, v):
-        return (self._flat @ v).reshape(self.values.shape[:2])
+        return (_rows(self.values) @ v).reshape(self.values.shape[:2], order="F")
 
     def rows(self, left):
         return sparse.csr_array((left @ self.values).reshape(-1, self.values.shape[2]))
 
 
+def by_level(q: int, m: int, r: int) -> Float[Array, "q m r"]:
+    """Zeros."""
+    return np.zeros((q, m, r), order="F")
+
+
+def _rows(X: Float[Array, "q m r"]) -> Float[Array, "qm r"]:
+    """The rows of all levels, the first rows before the second ones."""
+    return X.reshape(-1, X.shape[2], order="F")
+
+
 def _paired(X: Float[Array, "q m F"], Y: Float[Array, "q m F"]) -> Float[Array, "F F"]:
     """Σ_g X_gᵀY_g."""
-    F = X.shape[2]
-    return product(X.reshape(-1, F).T, Y.reshape(-1, F))
+    return product(_rows(X).T, _rows(Y))
 
 
 def product(X: Array, Y: Array) -> Array:
     """XY; where it is work, by SciPy's BLAS like all heavy algebra, for two pools would get in each other's way."""
     if X.size + Y.size < 10_000:
         return X @ Y
-    return blas.dgemm(1.0, Y.T, X, trans_b=1).T if X.flags.f_contiguous else blas.dgemm(1.0, Y.T, X.T).T
+    (x, as_x), (y, as_y) = ((M, 1) if M.flags.f_contiguous else (M.T, 0) for M in (X, Y))
+    return blas.dgemm(1.0, y, x, trans_a=as_y, trans_b=as_x).T  # (XY)ᵀ = YᵀXᵀ, from columns that are contiguous
 
 
 def blockwise(X: Float[Array, "q m m"], Y: Float[Array, "q m r"]) -> Float[Array, "q m r"]:
-    """X_gY_g; written out for small blocks, where NumPy's products of stacks are slow."""
+    """X_gY_g; NumPy's products of stacks are slow for small blocks."""
     m = X.shape[2]
-    if m > 3:
-        return X @ Y
-    out = X[:, :, :1] * Y[:, :1]
+    if m > WIDE:
+        return np.asfortranarray(X @ Y)
+    out = np.multiply(X[:, :, :1], Y[:, :1], out=np.empty(Y.shape, order="F"))
+    buffer = np.empty_like(out)
     for k in range(1, m):
-        out += X[:, :, k : k + 1] * Y[:, k : k + 1]
+        out += np.multiply(X[:, :, k : k + 1], Y[:, k : k + 1], out=buffer)
     return out
 
 
@@ -241,7 +273,7 @@ class PairedCross(Cross):
         m, q = self.values.shape[1], self.n_levels
         once = Y.reshape(-1)[self._operator.place]
         twice = np.where(self._operator.off_diagonal, 2 * once, once)
-        out = np.empty((q, m, m))
+        out = by_level(q, m, m)
         for (i, j), A in self._operator.by_entry.items():
             out[:, i, j] = out[:, j, i] = A @ twice if i == j else A @ twice / 2
         return out
@@ -270,13 +302,15 @@ class PairedShrunk(Shrunk):
         return self.cross.gather((N + N.transpose(0, 2, 1)) / 2)
 
     def along(self, D):
-        return self.cross.gather(blockwise(self.G.transpose(0, 2, 1) @ D, self.G))
+        GT, F = self.G.transpose(0, 2, 1), self.cross.width
+        every = [np.broadcast_to(d, self.G.shape) for d in D]
+        return np.array([self.cross.gather(blockwise(blockwise(GT, d), self.G)) for d in every]).reshape(-1, F, F)
 
     def spread(self, Y):
         return blockwise(blockwise(self.G, self.cross.spread(Y)), self.G.transpose(0, 2, 1))
 
     def times(self, v):
-        return np.einsum("qij,qj->qi", self.G, self.cross.times(v))
+        return blockwise(self.G, self.cross.times(v)[:, :, None])[:, :, 0]
 
     def rows(self, left):
         cross, m = self.cross, self.cross.values.shape[1]
@@ -386,32 +420,36 @@ def sum_levels(
     dense, flat, y
         The columns of other terms, the flat columns and the response; rows scaled.
     """
-    rest = np.column_stack([dense, flat, y]) if dense.size else np.column_stack([flat, y])
     if not groupings:
-        gram = blas.dsyrk(1.0, rest.T, lower=1)
-        gram = np.tril(gram) + np.tril(gram, -1).T
+        gram = _gram([dense, flat, y[:, None]])
         nothing = np.zeros((0, 1, len(gram)))
         return LevelSums(None, (), nothing[:, :, :1], DenseCross(nothing, nothing), gram, gram, dense.shape[1])
     inner, *outer = sorted(groupings, key=lambda g: -g.size)
-    q, m = inner.n_levels, inner.Z.shape[1]
-    blocks = inner.transpose_times(inner.Z).reshape(q, m, m)
-    with_rest = inner.transpose_times(rest).reshape(q, m, -1)
+    blocks, with_rest = inner.blocks(), inner.sums([*dense.T, *flat.T, y])
     inverse = _generalised_inverse(blocks)
     n_penalised = sum(g.size for g in outer) + dense.shape[1]
     if outer:
+        rest = np.column_stack([dense, flat, y])
         cross, border, within = _with_outer(inner, outer, rest, with_rest, inverse)
         return LevelSums(inner, tuple(outer), blocks, cross, border, within, n_penalised)
     alone = DenseCross(with_rest, blockwise(inverse, with_rest))
-    border = product(rest.T, rest)
+    border = _gram([dense, flat, y[:, None]])
     within = border - alone.between()
     share = within.diagonal() / np.maximum(border.diagonal(), 1e-300)
     spanned = share < SPANNED
     within[spanned] = within[:, spanned] = 0.0
     if (share[~spanned] < KEPT).any():  # a difference would cost digits
+        rest = np.column_stack([dense, flat, y])
         left = rest - sum(z[:, None] * alone.means[inner.codes, j] for j, z in enumerate(inner.Z.T))
         within = product(left.T, left)
         border = within + alone.between()
     return LevelSums(inner, (), blocks, alone, border, within, n_penalised)
+
+
+def _gram(parts: Sequence[Float[Array, "n c"]]) -> Float[Array, "F F"]:
+    """XᵀX for columns that lie in several arrays."""
+    parts = [X for X in parts if X.shape[1]]
+    return np.block([[product(X.T, Y) for Y in parts] for X in parts])
 
 
 def _with_outer(
@@ -431,7 +469,9 @@ def _with_outer(
     level, column = np.divmod(met, size)
     meets = np.bincount(level, minlength=q) + rest.shape[1]
     if np.sum(meets * (meets + 1) / 2) > MANY_PAIRS:
-        values = np.concatenate([(inner.design.T @ S).toarray().reshape(q, m, size), with_rest], axis=2)
+        values = by_level(q, m, width)
+        values[:, :, :size] = (inner.design.T @ S).toarray().reshape(q, m, size)
+        values[:, :, size:] = with_rest
         cross: Cross = DenseCross(values, blockwise(inverse, values))
     else:
         weights = S.data * np.repeat(inner.Z, np.diff(S.indptr), axis=0).T
@@ -487,6 +527,10 @@ class Component:
     templates: Float[Array, "k m m"]
     coordinates: Array
     terms: tuple[tuple[str, slice], ...]
+
+    def factor(self, theta: Float[Array, "k"]) -> Float[Array, "m m"]:
+        """L, from θ followed by a one."""
+        return (theta[self.coordinates] @ self.templates.reshape(-1, self.m**2)).reshape(self.m, self.m)
 
     def read(self, S: Float[Array, "m m"]) -> Float[Array, "k"]:
         """θ with L Lᵀ = Σ, for a Σ that such an L can have."""

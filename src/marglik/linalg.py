@@ -20,6 +20,10 @@ LARGE = 100.0
 """Square root of the block size from which the Schur complement is summed rather than subtracted."""
 
 
+LOST = 1e-9
+"""A pivot of the Schur complement that is a smaller share of its diagonal entry is computed from the rows instead."""
+
+
 class NotPositiveDefinite(np.linalg.LinAlgError):
     """A matrix that must be positive definite is not."""
 
@@ -61,6 +65,12 @@ def cholesky_inverse(L: Float[Array, "p p"]) -> Float[Array, "p p"]:
     return inverse + inverse.T
 
 
+def level_blocks(M: Float[Array, "F F"], place: slice, n_levels: int) -> Float[Array, "q m m"]:
+    """The diagonal blocks of a matrix on the border that belong to the levels of a grouping factor."""
+    at = np.arange(place.start, place.stop).reshape(n_levels, -1)
+    return M[at[:, :, None], at[:, None]]
+
+
 @dataclass(frozen=True, eq=False)
 class Scaling:
     """A block-diagonal factor T of a border: a diagonal, and runs of equal blocks.
@@ -76,10 +86,20 @@ class Scaling:
     diagonal: Float[Array, "f"]
     runs: tuple[tuple[slice, Float[Array, "m m"]], ...] = ()
 
+    @cached_property
+    def _split(self) -> tuple[Float[Array, "f"], list[tuple[slice, Array]]]:
+        """The diagonal with the runs of single entries, and the other runs."""
+        diagonal = self.diagonal.copy()
+        for place, L in self.runs:
+            if len(L) == 1:
+                diagonal[place] = L[0, 0]
+        return diagonal, [(place, L) for place, L in self.runs if len(L) > 1]
+
     def right(self, X: Float[Array, "*r f"], transposed: bool = False) -> Float[Array, "*r f"]:
         """X T, or X Tᵀ."""
-        out = X * self.diagonal
-        for place, L in self.runs:
+        diagonal, runs = self._split
+        out = X * diagonal
+        for place, L in runs:
             part = X[..., place].reshape(*X.shape[:-1], -1, len(L)) @ (L.T if transposed else L)
             out[..., place] = part.reshape(*X.shape[:-1], -1)
         return out
@@ -88,15 +108,13 @@ class Scaling:
         """TᵀA T, or T A Tᵀ, for symmetric A."""
         return self.right(self.right(A, transposed).T, transposed)
 
-    def on_pattern(self, X: Float[Array, "f f"]) -> Scaling:
-        """The derivative in T of ⟨X, T⟩: the diagonal of X, and its blocks summed over each run."""
+    def on_pattern(self, *pairs: tuple[Float[Array, "r f"], Float[Array, "r f"]]) -> Scaling:
+        """The derivative in T of ⟨ΣAᵀB, T⟩: the diagonal of ΣAᵀB, and its blocks summed over each run."""
         runs = []
         for place, L in self.runs:
-            m = len(L)
-            q = (place.stop - place.start) // m
-            blocks = X[place, place].reshape(q, m, q, m)
-            runs.append((place, np.einsum("qiqj->ij", blocks)))
-        return Scaling(X.diagonal(), tuple(runs))
+            blocks = [A[:, place].reshape(-1, len(L)).T @ B[:, place].reshape(-1, len(L)) for A, B in pairs]
+            runs.append((place, np.sum(blocks, axis=0)))
+        return Scaling(np.sum([np.einsum("rf,rf->f", A, B) for A, B in pairs], axis=0), tuple(runs))
 
     def keep(self, columns: Array) -> Scaling:
         """Without columns of the diagonal part that are not kept."""
@@ -132,6 +150,14 @@ class Levels:
     s: float = 1.0
     border: Scaling | None = None
     mask: Float[Array, "f"] | float = 0.0
+
+    def scaled(self, s: float, border: Scaling) -> Levels:
+        """With another factor."""
+        return Levels(self.N, self.B, self.within, s, border, self.mask)
+
+    def masked(self, mask: Float[Array, "f"]) -> Levels:
+        """With another prior on the border."""
+        return Levels(self.N, self.B, self.within, self.s, self.border, mask)
 
     def times(self, c: float) -> Levels:
         """For cG."""
@@ -172,12 +198,15 @@ class Arrow:
     border : (f, f)
     levels
         How to form the Schur complement without loss where blocks are large.
+    rooted
+        Computes the factor (L, L⁻¹B, that of S) without forming H, for where Cholesky's fails or loses digits.
     """
 
     blocks: Float[Array, "q m m"]
     cross: Float[Array, "q m f"]
     border: Float[Array, "f f"]
     levels: Levels | None = None
+    rooted: Callable[[], tuple[Array, Array, Array]] | None = None
 
     @classmethod
     def dense(cls, A: Float[Array, "f f"]) -> Arrow:
@@ -198,14 +227,20 @@ class Arrow:
     @cached_property
     def _factor(self) -> tuple[Array, Array, Array]:
         try:
-            L = np.linalg.cholesky(self.blocks)
-        except np.linalg.LinAlgError:
-            raise NotPositiveDefinite("A block of the matrix is not positive definite.") from None
+            L, half, S = self._cholesky()
+        except NotPositiveDefinite:
+            if self.rooted is None:
+                raise
+            return self.rooted()
+        lost = self.rooted is not None and (S.diagonal() ** 2 < LOST * self.border.diagonal()).any()
+        return self.rooted() if lost and self.levels is None else (L, half, S)  # type: ignore[misc]
+
+    def _cholesky(self) -> tuple[Array, Array, Array]:
+        L = _cholesky_blocks(self.blocks)
         half = _solve_blocks(L, self.cross)
-        q, m, f = half.shape
-        flat = half.reshape(q * m, f)
         if self.levels is not None and L.max(initial=0) > LARGE:
             return L, half, cholesky(self.levels.schur())
+        flat = stacked(half)
         return L, half, cholesky(self.border - flat.T @ flat)
 
     @cached_property
@@ -219,7 +254,7 @@ class Arrow:
         L, half, S = self._factor
         top, bottom = self.split(v if v.ndim > 1 else v[:, None])
         top = _solve_blocks(L, top)
-        bottom = solve_lower(S, bottom - np.einsum("qmf,qmr->fr", half, top))
+        bottom = solve_lower(S, bottom - stacked(half).T @ stacked(top))
         bottom = solve_lower(S, bottom, transposed=True)
         top = _solve_blocks(L, top - half @ bottom, transposed=True)
         return _joined(top, bottom).reshape(v.shape)
@@ -242,16 +277,18 @@ class Arrow:
         L, half, S = self._factor
         E = _solve_blocks(L, half, transposed=True)
         C = cholesky_inverse(S)
-        EC = E @ C
+        EC = (stacked(E) @ C).reshape(E.shape)
         identity = np.broadcast_to(np.eye(L.shape[1]), L.shape)
         D = _solve_blocks(L, _solve_blocks(L, identity), transposed=True)
-        return Arrow(D + np.einsum("qmf,qnf->qmn", EC, E), -EC, C)
+        within = EC @ E.transpose(0, 2, 1) if E.shape[1] > 1 else np.einsum("qif,qif->qi", EC, E)[:, :, None]
+        return Arrow(D + within, -EC, C)
 
     def matvec(self, v: Float[Array, "p"]) -> Float[Array, "p"]:
         """Hv."""
         top, bottom = self.split(v)
-        above = np.einsum("qmn,qn->qm", self.blocks, top) + self.cross @ bottom
-        below = np.einsum("qmf,qm->f", self.cross, top) + self.border @ bottom
+        own = self.blocks[:, :, 0] * top if top.shape[1] == 1 else (self.blocks @ top[:, :, None])[:, :, 0]
+        above = own + self.cross @ bottom
+        below = top.reshape(-1) @ stacked(self.cross) + self.border @ bottom
         return np.concatenate([above.reshape(-1), below])
 
     def times(self, c: float) -> Arrow:
@@ -261,15 +298,19 @@ class Arrow:
 
     def congruence(self, L: Float[Array, "m m"], T: Scaling, transposed: bool = False) -> Arrow:
         """The congruence of H with L on every block and T on the border: TᵀHT, or THTᵀ."""
-        levels = None if self.levels is None else replace(self.levels, s=float(L[0, 0]), border=T)
+        levels = None if self.levels is None else self.levels.scaled(float(L[0, 0]), T)
+        border = T.both(self.border, transposed)
+        if len(L) == 1:
+            return Arrow(L[0, 0] ** 2 * self.blocks, T.right(L[0, 0] * self.cross, transposed), border, levels)
         L = L.T if transposed else L
-        cross = T.right(L.T @ self.cross, transposed)
-        return Arrow(L.T @ self.blocks @ L, cross, T.both(self.border, transposed), levels)
+        return Arrow(L.T @ self.blocks @ L, T.right(L.T @ self.cross, transposed), border, levels)
 
     def plus_identity(self, mask: Float[Array, "f"]) -> Arrow:
         """H + I on the blocks, H + diag(mask) on the border."""
-        levels = None if self.levels is None else replace(self.levels, mask=mask)
-        return Arrow(self.blocks + np.eye(self.blocks.shape[1]), self.cross, self.border + np.diag(mask), levels)
+        levels = None if self.levels is None else self.levels.masked(mask)
+        border = self.border.copy()
+        border.reshape(-1)[:: len(border) + 1] += mask
+        return Arrow(self.blocks + np.eye(self.blocks.shape[1]), self.cross, border, levels)
 
     def keep_border(self, keep: Array) -> Arrow:
         """H without the border's other rows and columns."""
@@ -284,14 +325,6 @@ class Arrow:
             + np.vdot(self.border, other.border)
         )
 
-    def quadratic(self, Z: Float[Array, "n m"], codes: Float[Array, "n"], X: Float[Array, "n f"]) -> Float[Array, "n"]:
-        """x_iᵀ H x_i for rows with coefficients Z_i on level codes_i and X_i on the border."""
-        out = np.einsum("nf,fg,ng->n", X, self.border, X, optimize=True)
-        if len(self.blocks):
-            out = out + np.einsum("nm,nmk,nk->n", Z, self.blocks[codes], Z)
-            out = out + 2 * np.einsum("nm,nmf,nf->n", Z, self.cross[codes], X)
-        return out
-
     def to_dense(self) -> Float[Array, "p p"]:
         """All entries, for tests and small problems."""
         q, m, f = self.cross.shape
@@ -302,6 +335,23 @@ class Arrow:
         H[q * m :, : q * m] = H[: q * m, q * m :].T
         H[q * m :, q * m :] = self.border
         return H
+
+
+def stacked(X: Float[Array, "q m r"]) -> Float[Array, "qm r"]:
+    """The rows of all blocks, one after the other."""
+    q, m, r = X.shape
+    return X.reshape(q * m, r)
+
+
+def _cholesky_blocks(A: Float[Array, "q m m"]) -> Float[Array, "q m m"]:
+    if A.shape[1] == 1:
+        if not A.min(initial=np.inf) > 0:
+            raise NotPositiveDefinite("A block of the matrix is not positive definite.")
+        return np.sqrt(A)
+    try:
+        return np.linalg.cholesky(A)
+    except np.linalg.LinAlgError:
+        raise NotPositiveDefinite("A block of the matrix is not positive definite.") from None
 
 
 def _joined(top: Float[Array, "q m r"], bottom: Float[Array, "f r"]) -> Float[Array, "p r"]:

@@ -16,8 +16,8 @@ import numpy as np
 from scipy import sparse
 
 from marglik.likelihoods import LOG_2PI
-from marglik.linalg import cholesky, solve_lower
-from marglik.posterior import TermPosterior
+from marglik.linalg import cholesky, level_blocks, solve_lower
+from marglik.posterior import TermPosterior, level_sds, mixed
 from marglik.projection import Moments, Projection, padded
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class MixedPosterior(TermPosterior):
             else:
                 w = inner if grouping is self.at.sums.inner else border[..., place]
                 w = w.reshape(*w.shape[: border.ndim - 1], grouping.n_levels, grouping.Z.shape[1])
-                out[term.label] = w[..., : len(term.levels), columns]  # type: ignore[attr-defined, index]
+                out[term.label] = term.weights(w[..., : len(term.levels), columns])  # type: ignore[attr-defined, index]
         return out
 
     @cached_property
@@ -124,8 +124,6 @@ class MixedPosterior(TermPosterior):
 
     @cached_property
     def sd(self):
-        inner = np.sqrt(self._variance * np.einsum("qmm->qm", self._inner_covariance))
-        border = np.sqrt(self._variance * np.maximum(self.at.covariance.diagonal(), 0))
         out = {}
         for term in self.at.model.prior:
             grouping, columns, place = self._places[term.label]
@@ -136,8 +134,9 @@ class MixedPosterior(TermPosterior):
                 variance = C.diagonal() if M is None else np.einsum("ij,jk,ik->i", M, C, M, optimize=True)
                 out[term.label] = np.sqrt(self._variance * np.maximum(variance, 0))
             else:
-                sd = inner if grouping is self.at.sums.inner else border[place]
-                out[term.label] = sd.reshape(grouping.n_levels, -1)[: len(term.levels), columns]  # type: ignore[attr-defined]
+                inner = grouping is self.at.sums.inner
+                blocks = self._inner_covariance if inner else level_blocks(self.at.covariance, place, grouping.n_levels)
+                out[term.label] = level_sds(term, self._variance * blocks[:, columns, columns])
         return out
 
     def sample(self, n, seed=0):
@@ -203,11 +202,7 @@ class MixedPosterior(TermPosterior):
             ]
             return 2 * float(np.log(cholesky(H + np.eye(len(H))).diagonal()).sum())
         L = self._factor(term)
-        if grouping is sums.inner:
-            A = sums.blocks
-        else:
-            rows = np.arange(place.start, place.stop).reshape(grouping.n_levels, -1)
-            A = gram[rows[:, :, None], rows[:, None]]
+        A = sums.blocks if grouping is sums.inner else level_blocks(gram, place, grouping.n_levels)
         H = L.T @ A[:, columns, columns] @ L
         return float(np.linalg.slogdet(np.eye(L.shape[1]) + H)[1].sum())
 
@@ -233,15 +228,16 @@ class MixedPosterior(TermPosterior):
             grouping, columns, place = self._places[term.label]
             if grouping is None:
                 eta += X @ self.mean[term.label]
-                M = np.linalg.inv(model.flat_basis.R) if term.flat else term.mixing
-                entries.append((np.full(n, place.start), X if M is None else X @ M))
+                own = X @ np.linalg.inv(model.flat_basis.R) if term.flat else mixed(term, X)
+                entries.append((np.full(n, place.start), own))
                 continue
             code = rows.codes[term.label]
             seen = code >= 0
             code = np.where(seen, code, 0)
             known = X * seen[:, None]
             eta += np.einsum("nm,nm->n", known, self.mean[term.label][code])
-            variance += (((X - known) @ self._factor(term)) ** 2).sum(axis=1)  # a level that was not seen has its prior
+            known, unseen = mixed(term, known), mixed(term, X - known)
+            variance += ((unseen @ self._factor(term)) ** 2).sum(axis=1)  # a level that was not seen has its prior
             if grouping is inner:
                 z[:, columns], codes = known, np.where(seen, code, codes)
             else:

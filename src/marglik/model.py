@@ -10,17 +10,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from marglik import gram
+from marglik.columns import Columns, Factor
 from marglik.expansion import Expansion, LinearExpansion
 from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
 from marglik.levels import Component, Grouping, LevelSums, components, sum_levels
 from marglik.likelihoods import Likelihood
-from marglik.linalg import Arrow, Levels, Scaling
-from marglik.priors import Prior, Term
+from marglik.linalg import Arrow, Scaling
+from marglik.priors import Prior, Ridge, Term
 from marglik.rows import InMemory
 from marglik.spectrum import Residuals, Spectrum, reduce
+from marglik.thin import thinned
 from marglik.validate import check_design, check_finite, check_names, check_response, independent_columns
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class Model(ABC):
     def dense_scales(self) -> bool:
         """Whether there are several scales, all of dense columns; see `LinearModel`."""
         return False
+
+    @property
+    def working(self) -> Model:
+        """The same integral over as few weights as the rows can tell apart; see `LinearModel`."""
+        return self
 
     def subset(self, targets: Array) -> Model:
         """The model of some of the targets."""
@@ -107,69 +113,6 @@ def _block_diagonal(blocks: Sequence[Float[Array, "m m"]]) -> Float[Array, "m m"
 
 IMPROPER = 300.0
 """On a log or logit scale, a fixed effect that all data together tell no better than this is not known at all."""
-
-
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """The design in working order: a grouped block, and a border with the flat columns first."""
-
-    Z: Float[Array, "n m"]
-    codes: Float[Array, "n"]
-    n_levels: int
-    border: Float[Array, "n f"]
-    n_flat: int
-
-    def split(self, v: Float[Array, "p"]) -> tuple[Float[Array, "q m"], Float[Array, "f"]]:
-        """A vector's part along the blocks and its part along the border."""
-        size = self.n_levels * self.Z.shape[1]
-        return v[:size].reshape(self.n_levels, self.Z.shape[1]), v[size:]
-
-    def _by_level(self, rows: slice, values: Float[Array, "n c"]) -> Float[Array, "q c"]:
-        codes = self.codes[rows]
-        n = len(codes)
-        return sparse.csr_array((np.ones(n), (codes, np.arange(n))), shape=(self.n_levels, n)) @ values
-
-    def transpose_times(self, v: Float[Array, "n"], over: InMemory) -> Float[Array, "p"]:
-        """Xᵀv."""
-
-        def part(rows: slice) -> tuple[Array, Array]:
-            top = self._by_level(rows, self.Z[rows] * v[rows, None]) if self.n_levels else np.zeros((0, 1))
-            return top, self.border[rows].T @ v[rows]
-
-        top, bottom = over.sum(part)
-        return np.concatenate([top.reshape(-1), bottom])
-
-    def gram(self, weights: Float[Array, "n"] | None, over: InMemory) -> Arrow:
-        """XᵀWX on the arrow's pattern."""
-        q, m, f = self.n_levels, self.Z.shape[1], self.border.shape[1]
-
-        def part(rows: slice) -> tuple[Array, Array, Array]:
-            Z, X = self.Z[rows], self.border[rows]
-            WZ, WX = (Z, X) if weights is None else (Z * weights[rows, None], X * weights[rows, None])
-            if not q:
-                return np.zeros((0, 1, 1)), np.zeros((0, 1, f)), X.T @ WX
-            products = np.einsum("nm,nk->nmk", Z, np.concatenate([WZ, WX], axis=1)).reshape(len(Z), -1)
-            by_level = self._by_level(rows, products).reshape(q, m, m + f)
-            return by_level[:, :, :m], by_level[:, :, m:], X.T @ WX
-
-        blocks, cross, border = over.sum(part)
-        gram = Arrow(blocks, cross, border)
-        if m > 1 or not q:
-            return gram
-        N, B = gram.blocks[:, 0, 0], gram.cross[:, 0]
-        return replace(gram, levels=Levels(N, B, lambda: self._scatter(weights, over, N, B)))
-
-    def _scatter(
-        self, weights: Float[Array, "n"] | None, over: InMemory, N: Float[Array, "q"], B: Float[Array, "q f"]
-    ) -> Float[Array, "f f"]:
-        """Σ_i W_i r_i r_iᵀ, with r_i the border's columns less their regression on Z within the level of row i."""
-        means = B / np.where(N > 0, N, 1.0)[:, None]
-
-        def part(rows: slice) -> tuple[Array]:
-            r = self.border[rows] - self.Z[rows] * means[self.codes[rows]]
-            return (r.T @ (r if weights is None else r * weights[rows, None]),)
-
-        return over.sum(part)[0]
 
 
 class FlatBasis(NamedTuple):
@@ -238,6 +181,10 @@ class LinearModel(Model):
         check_names(self._owned)
         check_response(y, self.likelihood.outcomes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is found by the identity of terms, which a copy does not share."""
+        return {name: value for name, value in self.__dict__.items() if name != "border_places"}
+
     @cached_property
     def _owned(self) -> list[tuple[str, Sequence[Hyperparameter]]]:
         """Hyperparameters by whose they are."""
@@ -285,9 +232,38 @@ class LinearModel(Model):
     def n_weights(self) -> int:
         return sum(term.n_weights for term in self.prior) - self.flat_in_theta * self.n_flat
 
+    @cached_property
+    def working(self) -> LinearModel:
+        """The model with `thin` ridge terms; itself where none has more weights of a scale than there are rows."""
+        found = {} if self.likelihood.gaussian else {id(t): thinned(t) for t in self.prior if isinstance(t, Ridge)}
+        if not any(found.values()):
+            return self
+        out = replace(self, prior=Prior((found.get(id(t)) or (t,))[0] for t in self.prior))
+        return out.keeping(self, ("offset", "row_scale", "multiplier", "log_base", "flat_basis"))
+
+    def keeping(self, other: LinearModel, names: Sequence[str]) -> LinearModel:
+        """With what another model of the same rows knows of them."""
+        self.__dict__.update({name: other.__dict__[name] for name in names if name in other.__dict__})
+        return self
+
     def target(self, v: int) -> LinearModel:
-        """The model of one target."""
-        return self if self.n_targets == 1 and self.rows.y.ndim == 1 else replace(self, rows=self.rows.target(v))
+        """The model of one target; what is known of the design is kept."""
+        if self.rows.y.ndim == 1:
+            return self
+        out = replace(self, rows=self.rows.target(v))
+        out.adopt(self)
+        return out
+
+    def adopt(self, other: LinearModel) -> None:
+        """Keep what another model, of the same terms and rows but for the response, knows of the design."""
+        for name in ("offset", "row_scale", "flat_basis", "groupings", "columns"):
+            if name in other.__dict__ and self.flat_in_theta == other.flat_in_theta:
+                self.__dict__.setdefault(name, other.__dict__[name])
+
+    def with_flat_in_theta(self, yes: bool = True) -> LinearModel:
+        """The model with its flat weights among θ, or not; what is known of the rows is kept."""
+        known = ("offset", "row_scale", "multiplier", "log_base", "flat_basis", "groupings")
+        return replace(self, flat_in_theta=yes).keeping(self, known)
 
     def subset(self, targets: Array) -> LinearModel:
         """The model of some of the targets; what is known of the design is kept."""
@@ -438,7 +414,7 @@ class LinearModel(Model):
             return FlatBasis(X if c == 1 else X / abs(c), np.array([[abs(c)]]), constant)
         root_n = np.sqrt(len(X))
         Q, R = independent_columns(self.scaled(X), self.flat_names)
-        return FlatBasis(Q * root_n, R / root_n, constant)
+        return FlatBasis(np.asfortranarray(Q * root_n), R / root_n, constant)
 
     @cached_property
     def residuals(self) -> Residuals:
@@ -463,12 +439,9 @@ class LinearModel(Model):
         for term in self.dense:
             check_finite(term.columns, term.names)
         flat = np.zeros((n, 0)) if self.flat_in_theta else self.flat_basis.Q
-        outer = [g.design.toarray() for g in self.groupings[1:]]
-        border = np.column_stack([flat, *(self.scaled(t.columns) for t in self.dense), *outer])
-        if not self.groupings:
-            return Columns(np.zeros((n, 1)), np.zeros(n, int), 0, border, flat.shape[1])
-        inner = self.groupings[0]
-        return Columns(inner.Z, inner.codes, inner.n_levels, border, flat.shape[1])
+        dense = [flat, *(self.scaled(t.columns) for t in self.dense)]
+        X = np.concatenate(dense, axis=1) if len(dense) > 1 else flat
+        return Columns.of([Factor.of(g) for g in self.groupings], X, flat.shape[1])
 
     @cached_property
     def border_places(self) -> tuple[dict[int, slice], tuple[slice, ...]]:
@@ -534,11 +507,11 @@ class LinearModel(Model):
 
     def term_theta(self, theta: Float[Array, "k"]) -> Iterator[tuple[Term, Float[Array, "l"]]]:
         """Each term with its own coordinates."""
-        position = 0
-        for term in self.prior:
-            k = len(term.hyperparameters())
-            yield term, theta[position : position + k]
-            position += k
+        return ((term, theta[place]) for term, place in self._theta_places)
+
+    @cached_property
+    def _theta_places(self) -> tuple[tuple[Term, slice], ...]:
+        return tuple((t, slice(start, start + len(t.hyperparameters()))) for t, start in self.theta_starts())
 
     def at(self, weights, theta):
         return LinearExpansion(self, np.asarray(weights, float), np.asarray(theta, float))

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from marglik.columns import Columns, Factor
 from marglik.likelihoods import LOG_2PI
-from marglik.linalg import Arrow, Scaling, cholesky, solve_upper
+from marglik.linalg import Arrow, Scaling, cholesky, level_blocks, solve_upper
+from marglik.rows import InMemory
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -33,10 +35,20 @@ class Gaussian:
     mean : (p,)
     precision
         H, the negative Hessian of the log joint at the mean.
+    theta : (k,), optional
+        Where it was computed.
+    slopes
+        Has ∂mean/∂θ, (p, k), as ``drift``, computed when it is read.
     """
 
     mean: Float[Array, "p"]
     precision: Arrow
+    theta: Float[Array, "k"] | None = None
+    slopes: Any = None
+
+    def near(self, theta: Float[Array, "k"]) -> Float[Array, "p"]:
+        """The mean at a θ nearby, to first order."""
+        return self.mean if self.slopes is None else self.mean + self.slopes.drift @ (theta - self.theta)
 
     @cached_property
     def covariance(self) -> Arrow:
@@ -107,6 +119,20 @@ class TermPosterior(Posterior):
         """Posterior mean and variance of η for new rows."""
 
 
+def level_sds(term: Term, C: Float[Array, "q c c"]) -> Float[Array, "l c"]:
+    """Standard deviations of a grouped term's weights w = Mv, from the covariance of each level's v."""
+    C = C[: len(term.levels)]  # type: ignore[attr-defined]
+    variance = (
+        np.einsum("qcc->qc", C) if term.mixing is None else np.einsum("ci,qij,cj->qc", term.mixing, C, term.mixing)
+    )
+    return np.sqrt(np.maximum(variance, 0))
+
+
+def mixed(term: Term, X: Float[Array, "n c"]) -> Float[Array, "n c"]:
+    """The columns of a term's coefficients v, from those of its weights w = Mv."""
+    return X if term.mixing is None else X @ term.mixing
+
+
 @dataclass(frozen=True, eq=False)
 class ArrowPosterior(TermPosterior):
     """By the arrow matrix of the model.
@@ -123,6 +149,10 @@ class ArrowPosterior(TermPosterior):
     model: LinearModel
     theta: Float[Array, "k"]
     joint: Gaussian
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is found by the identity of terms, which a copy does not share."""
+        return {name: value for name, value in self.__dict__.items() if name != "_groups"}
 
     @cached_property
     def _flat(self) -> slice:
@@ -161,7 +191,7 @@ class ArrowPosterior(TermPosterior):
                 i, grouping, columns = self._groups[id(term)]
                 w = inner if i == 0 else border[..., self._place(term)]
                 w = w.reshape(*bottom.shape[:-1], grouping.n_levels, -1)
-                out[term.label] = w[..., : len(term.levels), columns]  # type: ignore[attr-defined, index]
+                out[term.label] = term.weights(w[..., : len(term.levels), columns])  # type: ignore[attr-defined, index]
             else:
                 out[term.label] = term.weights(border[..., self._place(term)])
         return out
@@ -181,17 +211,28 @@ class ArrowPosterior(TermPosterior):
         """Of the working columns' coefficients, on the pattern of H."""
         return self.joint.covariance.congruence(*self._factors, transposed=True)
 
+    def covariance(self) -> Float[Array, "p p"]:
+        """Posterior covariance of the weights of the one dense term."""
+        (term,) = self.model.dense
+        return self.term_covariance(term.label)
+
+    def term_covariance(self, label: str) -> Float[Array, "p p"]:
+        """That of the weights of a dense term."""
+        (term,) = (t for t in self.model.dense if t.label == label)
+        C, M = self._covariance.border[self._place(term), self._place(term)], term.mixing
+        return C if M is None else M @ C @ M.T
+
     @cached_property
     def sd(self):
         C, out = self._covariance, {}
-        inner, border = np.sqrt(np.einsum("qmm->qm", C.blocks)), np.sqrt(np.maximum(C.border.diagonal(), 0))
+        border = np.sqrt(np.maximum(C.border.diagonal(), 0))
         for term in self.model.prior:
             if term.flat:
                 out[term.label] = np.sqrt(self.flat_covariance.diagonal())
             elif term.grouped:
                 i, grouping, columns = self._groups[id(term)]
-                sd = inner if i == 0 else border[self._place(term)].reshape(grouping.n_levels, -1)
-                out[term.label] = sd[: len(term.levels), columns]  # type: ignore[attr-defined]
+                blocks = C.blocks if i == 0 else level_blocks(C.border, self._place(term), grouping.n_levels)
+                out[term.label] = level_sds(term, blocks[:, columns, columns])
             else:
                 place, M = self._place(term), term.mixing
                 sd = border[place]
@@ -260,33 +301,32 @@ class ArrowPosterior(TermPosterior):
     def linear_predictor(self, rows):
         model = self.model
         n = len(next(iter(rows.columns.values())))
-        c = model.columns
-        border = np.zeros((n, c.border.shape[1]))
-        Z, codes = np.zeros((n, c.Z.shape[1])), np.zeros(n, int)
+        dense = np.zeros((n, model.columns.dense.shape[1]))
+        levels = [(np.zeros(n, int), np.zeros((n, g.Z.shape[1]))) for g in model.groupings]
         eta, extra = np.zeros(n) + rows.offset, np.zeros(n)
         for term, theta in model.term_theta(self.theta):
             X = rows.columns.get(term.label)
             if X is None:
                 continue
             if term.flat:
-                border[:, self._flat] = np.linalg.solve(model.flat_basis.R.T, X.T).T
+                dense[:, self._flat] = np.linalg.solve(model.flat_basis.R.T, X.T).T
                 eta += X @ self.mean[term.label]
             elif term.grouped:
-                i, grouping, columns = self._groups[id(term)]
+                i, _, columns = self._groups[id(term)]
                 seen = rows.codes[term.label] >= 0
                 code = np.where(seen, rows.codes[term.label], 0)
                 known = X * seen[:, None]
                 eta += np.einsum("nm,nm->n", known, self.mean[term.label][code])
-                extra += (((X - known) @ term.factor(theta)) ** 2).sum(axis=1)
-                if i == 0:
-                    Z[:, columns], codes = known, np.where(seen, code, codes)
-                else:
-                    start = self._place(term).start + code * grouping.Z.shape[1] + columns.start
-                    border[np.arange(n)[:, None], start[:, None] + np.arange(X.shape[1])] = known
+                known, unseen = mixed(term, known), mixed(term, X - known)
+                extra += ((unseen @ term.factor(theta)) ** 2).sum(axis=1)
+                levels[i][0][seen] = code[seen]
+                levels[i][1][:, columns] = known
             else:
-                border[:, self._place(term)] = X if term.mixing is None else X @ term.mixing
+                dense[:, self._place(term)] = mixed(term, X)
                 eta += X @ self.mean[term.label]
-        return eta, self._covariance.quadratic(Z, codes, border) + extra
+        factors = [Factor(codes, g.n_levels, Z) for (codes, Z), g in zip(levels, model.groupings, strict=True)]
+        new = Columns.of(factors, dense, model.columns.n_flat)
+        return eta, new.quadratic(self._covariance, InMemory(eta)) + extra
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from scipy.linalg import blas
 
 from marglik.hyperparameters import Hyperparameter, Positive, Real, Triangle
 from marglik.validate import check_effects, listed
@@ -372,11 +373,12 @@ def _root(K: Float[Array, "p p"], label: str) -> Float[Array, "p p"]:
 class RandomEffects(Term):
     """Weights for every level of a grouping factor, of one column or of several that are correlated.
 
-        η_i = … + Σ_j Z_ij w_{g(i) j},    w_g ~ N(0, Σ),    Σ = L Lᵀ
+        η_i = … + Σ_j Z_ij w_{g(i) j},    w_g ~ N(0, Σ)
 
-    L is lower triangular. Its entries are the coordinates of θ, so that a scale of zero or a correlation of ±1, or any
-    other singular Σ, is an ordinary point. What users see are standard deviations and correlations. Without
-    correlations, L is diagonal.
+    Σ = M L LᵀMᵀ, and L is lower triangular. Its entries are the coordinates of θ, so that a scale of zero or a
+    correlation of ±1, or any other singular Σ, is an ordinary point. M makes the columns Z M orthogonal, an intercept
+    beside a slope the level at the mean of its column: where zero lies on that column's scale does not matter. What
+    users see are standard deviations and correlations. Without correlations, M = I and L is diagonal.
 
     Parameters
     ----------
@@ -393,7 +395,7 @@ class RandomEffects(Term):
     correlated : bool
         Whether the coefficients of a level are.
     order
-        The coefficients in the order in which the rows of L are triangular; that of the columns if not given.
+        If given, it is the factor of Σ itself that is triangular, with the coefficients in this order.
     held_correlation
         A given correlation of the first two coefficients in that order.
 
@@ -440,8 +442,23 @@ class RandomEffects(Term):
         return symbols if "1" in symbols else ["0", *symbols]
 
     @cached_property
-    def columns(self):
+    def design(self):
         return np.ones((len(self.codes), 1)) if self.Z is None else _matrix(self.Z)
+
+    @cached_property
+    def _orthogonal(self) -> tuple[Float[Array, "n m"], Float[Array, "m m"]]:
+        return orthogonal(self.design)
+
+    @property
+    def columns(self):
+        return self.design if self.mixing is None else self._orthogonal[0]
+
+    @property
+    def mixing(self):
+        return self._orthogonal[1] if self.correlated and len(self.coefficients) > 1 else None
+
+    def weights(self, coefficients):
+        return coefficients if self.mixing is None else coefficients @ self.mixing.T
 
     @property
     def names(self):
@@ -462,10 +479,16 @@ class RandomEffects(Term):
     @cached_property
     def triangle(self) -> Triangle | None:
         """L as a linear function of θ, unless it is diagonal."""
-        m = len(self.coefficients)
-        if m == 1 or not self.correlated:
+        if self.mixing is None:
             return None
-        return Triangle(self.reported_names, self.order or tuple(range(m)), self.held_correlation)
+        order = self.order or tuple(range(len(self.coefficients)))
+        return Triangle(self.reported_names, order, self.held_correlation, None if self.order else self.mixing)
+
+    @cached_property
+    def _templates(self) -> Float[Array, "k m m"]:
+        """∂L/∂θ_k."""
+        T = self.triangle.templates  # type: ignore[union-attr]
+        return np.linalg.solve(self.mixing, T) if self.order else T
 
     def holding(self, names: Sequence[str], values: Sequence[float]) -> tuple[RandomEffects, dict[int, float]] | None:
         """The same term with some of what it reports held, and which coordinates are held at what.
@@ -486,7 +509,8 @@ class RandomEffects(Term):
 
     @cached_property
     def _natural(self) -> Float[Array, "m"]:
-        return 1 / np.sqrt(np.array([z @ z for z in self.columns.T]) / len(self.columns))
+        Z = self.design if self.order else self.columns
+        return 1 / np.sqrt(np.array([z @ z for z in Z.T]) / len(Z))
 
     def hyperparameters(self):
         if self.triangle is None:
@@ -500,13 +524,41 @@ class RandomEffects(Term):
         )
 
     def factor(self, theta):
-        return np.diag(np.asarray(theta, float)) if self.triangle is None else self.triangle.factor(theta)
+        return np.diag(np.asarray(theta, float)) if self.triangle is None else np.tensordot(theta, self._templates, 1)
 
     def factor_vjp(self, theta, bar):
-        return bar.diagonal().copy() if self.triangle is None else np.tensordot(self.triangle.templates, bar, 2)
+        return bar.diagonal().copy() if self.triangle is None else np.tensordot(self._templates, bar, 2)
 
     def factor_jvp(self, theta, direction):
         return self.factor(direction)
 
     def units(self):
         return self._natural if self.triangle is None else self.triangle.diagonal @ self._natural
+
+
+DEPENDENT = 1e-9
+"""A column of which no more than this share of its length is new stays as it is."""
+
+
+def orthogonal(Z: Float[Array, "n m"]) -> tuple[Float[Array, "n m"], Float[Array, "m m"]]:
+    """Z M with orthogonal columns, and the unit upper triangular M: each column less its part along those before it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> columns, M = orthogonal(np.array([[1.0, 7.0], [1.0, 9.0]]))
+    >>> columns.tolist(), M.tolist()
+    ([[1.0, -1.0], [1.0, 1.0]], [[1.0, -8.0], [0.0, 1.0]])
+    """
+    out, M = np.array(Z, order="F"), np.eye(Z.shape[1])
+    squares: list[float] = []
+    for j, new in enumerate(out.T):
+        whole = new @ new
+        for i in np.flatnonzero(squares):
+            share = new @ out[:, i] / squares[i]
+            blas.daxpy(out[:, i], new, a=-share)  # in place
+            M[:, j] -= share * M[:, i]
+        if new @ new <= DEPENDENT**2 * whole:
+            out[:, j], M[:, j] = Z[:, j], np.arange(len(M)) == j
+        squares.append(new @ new)
+    return out, M

@@ -41,7 +41,7 @@ def _inverse(A: Float[Array, "q m m"], S: Float[Array, "m m"]) -> tuple[Float[Ar
         G[:, 1, 0], G[:, 1, 1] = -(t * d + s * b) / det, (1 + t * b + s * a) / det
         return G, float(np.log(det).sum())
     one = np.eye(m) + A @ S
-    return np.linalg.inv(one), float(np.linalg.slogdet(one)[1].sum())
+    return np.asfortranarray(np.linalg.inv(one)), float(np.linalg.slogdet(one)[1].sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Projection:
     def at(cls, model: LinearModel, theta: Float[Array, "k"]) -> Projection:
         """At θ, whose last coordinate is σ."""
         padded = np.append(theta, 1.0)  # coordinate −1 of a component that is not learned
-        factors = [np.tensordot(padded[c.coordinates], c.templates, 1) / theta[-1] for c in model.components]
+        factors = [c.factor(padded) / theta[-1] for c in model.components]
         return cls(model, theta, factors, model.reml)
 
     def rescaled(self, c: float) -> Projection:
@@ -110,6 +110,8 @@ class Projection:
 
     def times_factor(self, X: Float[Array, "F *r"], transposed: bool = False) -> Float[Array, "F *r"]:
         """The border's factor (or its transpose) times the rows of X; rows beyond the penalised ones are kept."""
+        if not self.outer:
+            return X
         out = X * (self._scale if X.ndim == 1 else self._scale[:, None])
         for i, c in self.outer:
             if c.m > 1:
@@ -132,7 +134,8 @@ class Projection:
         half = self.times_factor(self.border[:-1, :-1], transposed=True)
         S = self.times_factor(half.T, transposed=True)
         p = self.sums.n_penalised
-        S[np.arange(p), np.arange(p)] += 1
+        if p:
+            S[np.arange(p), np.arange(p)] += 1
         return S
 
     @cached_property
@@ -340,9 +343,9 @@ class Moments:
         return at.times_factor(at.times_factor(at.penalised_inverse).T)
 
     @cached_property
-    def _along(self) -> list[Float[Array, "F F"]]:
+    def _along(self) -> Float[Array, "k F F"]:
         """T_k = Σ_g B_gᵀG_gᵀΣ̇_kG_gB_g for the inner component's directions, y the last column."""
-        return [self.at.cross.along(D) for D in self.directions[0]]
+        return self.at.cross.along(self.directions[0])
 
     @cached_property
     def totals(self) -> list[tuple[Float[Array, "m m"], Float[Array, "m m"]]]:
@@ -362,8 +365,8 @@ class Moments:
         """yᵀPV_kPy and tr PV_k."""
         pairs = list(zip(self.directions, self.totals, strict=True))
         none = [np.zeros(0)]
-        p = [np.tensordot(D, R, 2) for D, (R, _) in pairs]
-        t = [np.tensordot(D, Q, 2) for D, (_, Q) in pairs]
+        p = [D.reshape(-1, R.size) @ R.ravel() for D, (R, _) in pairs]
+        t = [D.reshape(-1, Q.size) @ Q.ravel() for D, (_, Q) in pairs]
         return np.concatenate(p + none), np.concatenate(t + none)
 
     @cached_property
@@ -379,7 +382,8 @@ class Moments:
             columns, place = c.place.reshape(-1), self.places[i]  # type: ignore[union-attr]
             x[columns, place] = np.einsum("kij,qj->qik", self.directions[i], self.scores[i]).reshape(len(columns), -1)
             moved[i] = [_right(self.products.Q[:, columns], D) for D in self.directions[i]]
-        q += x.T @ (self.joint.Q @ x)
+        if outer:
+            q += x.T @ (self.joint.Q @ x)
         for i, c in outer:
             for j, d in outer:
                 if j > i:
@@ -396,16 +400,15 @@ class Moments:
         place, D, r = self.places[0], self.directions[0], self.scores[0]
         (A, W), at = self._inner, self.at
         n = len(D)
-        moved = np.array([T @ self._extended for T in self._along])[:, :-1]  # Σ_g B_gᵀG_gᵀΣ̇_kr_g
-        rr = _flat(r[:, :, None] * r[:, None]).T @ _flat(A)  # Σ_g r_a r_b A_ij
-        rAr = np.einsum("kia,ljb,abij->kl", D, D, rr.reshape((r.shape[1],) * 4))
+        moved = (self._along @ self._extended)[:, :-1]  # Σ_g B_gᵀG_gᵀΣ̇_kr_g
+        rAr = np.einsum("kia,ljb,abij->kl", D, D, _summed(r[:, :, None] * r[:, None], A))
         q[place, place] = rAr - moved @ at.covariance @ moved.T
-        q[place] += self.joint.through_psi(moved, x)
-        q[:, place] = q[place].T
+        if at.outer:
+            q[place] += self.joint.through_psi(moved, x)
+            q[:, place] = q[place].T
 
         def traces(X: Array, Y: Array) -> Array:
-            both = (_flat(X).T @ _flat(Y)).reshape((X.shape[1],) * 4)  # Σ_g X_ij Y_kl
-            return np.einsum("aij,bkl,lijk->ab", D, D, both)
+            return np.einsum("aij,bkl,lijk->ab", D, D, _summed(X, Y))
 
         AW = traces(A, W)
         turned = [product(self._omega, T[:-1, :-1]) for T in self._along]  # Ω T_k
@@ -443,8 +446,10 @@ def padded(omega: Float[Array, "f f"]) -> Float[Array, "F F"]:
     return out
 
 
-def _flat(X: Float[Array, "q m m"]) -> Float[Array, "q mm"]:
-    return X.reshape(len(X), -1)
+def _summed(X: Float[Array, "q m m"], Y: Float[Array, "q m m"]) -> Float[Array, "m m m m"]:
+    """Σ_g X_ij Y_kl."""
+    x, y = (M.reshape(len(M), -1, order="F") for M in (X, Y))
+    return (x.T @ y).reshape((X.shape[1],) * 4, order="F")
 
 
 def _right(X: Float[Array, "r c"], D: Float[Array, "m m"]) -> Float[Array, "r c"]:

@@ -67,12 +67,14 @@ def _reported(
             x, r = values[v, inside], correlation[inside]
             low = np.where(r, np.tanh(np.arctanh(x) - z * se / (1 - x**2)), x * np.exp(-z * se / x))
             high = np.where(r, np.tanh(np.arctanh(x) + z * se / (1 - x**2)), x * np.exp(z * se / x))
-        given = names.given(~optimum.free[v] & ~optimum.limit[v])[inside]
+        held = names.given(~optimum.free[v] & ~optimum.limit[v])
+        given = held[inside]
         end = (np.abs(x) == 1) & r | (x == 0) & ~r | np.isnan(x)
         out["se"][v, inside] = np.where(end | given, np.nan, se)
         out["lower"][v, inside] = np.where(given | (end & (x != 1)), x, np.where(end, np.nan, low))
         out["upper"][v, inside] = np.where(given | (end & (x == 1)), x, np.where(end, np.nan, high))
-        out["at_boundary"][v, inside] = end & ~given
+        void = np.isnan(x) & names.with_given_scale(held)[inside]  # no correlation with what is held not to vary
+        out["at_boundary"][v, inside] = end & ~given & ~void
     return out
 
 
@@ -90,14 +92,21 @@ def scale_limits(objective: learn.Objective, optimum: learn.Found) -> Float[Arra
     """For scales at zero, where the log evidence with the others re-optimised has dropped by `DROP`."""
     V, k = optimum.theta.shape
     out = np.full((V, k), np.nan)
-    estimates = limit_values(objective.hyperparameters, optimum)
-    plain = np.array([h.triangle is None for h in objective.hyperparameters])
-    for i in map(int, np.flatnonzero(optimum.limit.any(axis=0) & plain)):
-        rows = np.flatnonzero(optimum.limit[:, i] & (estimates[:, i] == 0))
-        if not len(rows):
+    names = objective.hyperparameters
+    at_zero = optimum.limit & (limit_values(names, optimum) == 0) & [h.triangle is None for h in names]
+    asked = optimum.free | (optimum.limit & (optimum.theta == 0))
+    alone = None if objective.hyperprior else objective.method.limits(objective.model, optimum.theta, DROP)
+    if alone is not None:
+        out, asked = np.where(at_zero, alone, np.nan), np.zeros_like(asked)
+        at_zero &= np.isnan(out)
+    for i in map(int, np.flatnonzero(at_zero.any(axis=0))):
+        rows = np.flatnonzero(at_zero[:, i])
+        if names.triangles:  # whose zeros are stationary: from there no climb sets out by itself
+            profile = Profile(objective, optimum, names[i].name)  # type: ignore[arg-type]
+            out[rows, i] = profile.ends(0.0, np.nan, DROP, float(objective.units[i]))[1]
             continue
         there = objective if V == 1 else replace(objective, model=objective.model.subset(rows))
-        out[rows, i] = _drop_point(there, optimum.theta[rows], optimum.value[rows], optimum.free[rows], i)
+        out[rows, i] = _drop_point(there, optimum.theta[rows], optimum.value[rows], asked[rows], i)
     return out
 
 

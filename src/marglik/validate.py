@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.linalg import lapack, solve_triangular
+from scipy.linalg import blas, lapack, solve_triangular
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -35,6 +35,11 @@ def listed(items: Iterable[object], most: int = 5) -> str:
     words = [str(i) for i in items]
     rest = len(words) - most
     return ", ".join(words) if rest <= 0 else f"{', '.join(words[:most])} and {rest} more"
+
+
+def counted(n: int, what: str) -> str:
+    """'one step' or '3 steps'."""
+    return f"one {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def did_you_mean(name: str, names: Iterable[str], most: int = 2) -> str:
@@ -89,9 +94,9 @@ def check_design(prior: Iterable[Term], rows: InMemory) -> None:
                 f"Term {term.label!r} has {length} rows but y has {n}. Build both from the same rows of the data."
             )
         if term.flat or term.grouped:
-            check_finite(term.columns, term.names)
+            check_finite(term.design, term.names)
         if term.grouped:
-            check_nonzero(term.columns, term.names, term.label)
+            check_nonzero(term.design, term.names, term.label)
     if rows.offset is not None:
         _check_vector(rows.offset, n, "offset")
     if rows.weights is not None:
@@ -216,15 +221,19 @@ def independent_columns(X: Float[Array, "n f"], names: Sequence[str]) -> tuple[A
 def _orthonormal(X: Float[Array, "n f"], length: Float[Array, "f"]) -> tuple[Array, Array] | None:
     """X = QR through XᵀX, which is fast for many rows; None where columns are too close to collinear for that.
 
-    Repeated once, the columns of Q are orthonormal to rounding (Yamamoto et al. 2015, ETNA 44, 306).
+    Repeated once unless columns are far from collinear, those of Q are orthonormal to rounding (Yamamoto et al. 2015,
+    ETNA 44, 306).
     """
     R, Q = np.diag(length), X
     for scale in (length, np.ones(len(length))):
-        half, info = lapack.dpotrf(Q.T @ Q / np.outer(scale, scale), clean=1)
+        gram = blas.dgemm(1.0, Q, Q, trans_a=1) if Q.flags.f_contiguous else Q.T @ Q
+        half, info = lapack.dpotrf(gram / np.outer(scale, scale), clean=1)
         if info or half.diagonal().min() < 1e-3:
             return None
-        Q = Q @ (lapack.dtrtri(half)[0] / scale[:, None])
+        Q = ((lapack.dtrtri(half)[0] / scale[:, None]).T @ Q.T).T  # by columns, as it is read
         R = half @ R
+        if half.diagonal().min() > 0.5:
+            break
     return Q, R
 
 
@@ -326,7 +335,7 @@ def _check_independent(term: Any, rows: InMemory, n: int, learned: Collection[st
     """A scale and the noise are told apart by levels with several rows, or rows of unequal weight."""
     if noise is None or n < rows.n_observations or (rows.weights is not None and np.ptp(rows.weights) > 0):
         return
-    for scale, column in zip(term.reported_names, term.columns.T, strict=True):
+    for scale, column in zip(term.reported_names, term.design.T, strict=True):
         if scale in learned and np.ptp(np.abs(column)) == 0:
             raise ValueError(
                 f"Grouping factor {term.group!r} has as many levels as there are rows, {n}, so {scale} and {noise} "
@@ -350,7 +359,7 @@ def _check_correlated(term: Any, rows: InMemory, n: int, noise: str | None) -> N
             f"hold the noise: fixed={{{noise!r}: 1.0}}."
         )
     for j, k in combinations(range(m), 2):
-        if not _told_apart(term.columns[:, j], term.columns[:, k], term.codes):
+        if not _told_apart(term.design[:, j], term.design[:, k], term.codes):
             why = f"no level of {term.group!r} tells {names[j]!r} and {names[k]!r} apart"
             if names[j] == "Intercept":
                 why = f"{names[k]!r} is constant within every level of {term.group!r}"
@@ -394,7 +403,7 @@ def _check_same_groups(first: Any, second: Any) -> None:
 def _check_left_over(term: Any, flat: Float[Array, "n f"]) -> None:
     """Some level has a column of the term that is no combination of the flat columns: |z|² > |Qᵀz|²."""
     Q = np.linalg.qr(flat)[0]
-    for name, column in zip(term.names, term.columns.T, strict=True):
+    for name, column in zip(term.names, term.design.T, strict=True):
         length = np.bincount(term.codes, column**2)
         explained = sum(np.bincount(term.codes, q * column) ** 2 for q in Q.T)
         if (length - explained <= COLLINEAR * length).all():

@@ -189,18 +189,21 @@ def test_coordinates_are_the_entries_of_the_factor():
     np.testing.assert_array_equal(independent.factor(np.array([1.0, 2.0, 3.0])), np.diag([1.0, 2, 3]))
 
 
+UNRELATED = effects(G, "g", **PAIR).triangle.coordinates(np.array([0.7, 0.4, 0.0]))
+
+
 def test_nested_models_agree():
     """No correlations, or one coefficient, or two terms on one factor: the same density, written in two ways."""
     y = problem("intercept").rows
     pairs = [
         (FLAT + effects(G, "g", correlated=False, **PAIR), FLAT + effects(G, "g") + effects(G, "g", x=X), None),
-        (FLAT + effects(G, "g", correlated=False, **PAIR), FLAT + effects(G, "g", **PAIR), [0.7, 0.0, 0.4]),
+        (FLAT + effects(G, "g", correlated=False, **PAIR), FLAT + effects(G, "g", **PAIR), UNRELATED),
         (FLAT + effects(AB, "a:b"), FLAT + effects(AB, "a:b") + effects(A, "a"), None),
     ]
     for one, other, theta in pairs:
         few, many = (LinearModel(Gaussian(), prior, y) for prior in (one, other))
         at = np.array([0.7, 0.4][: len(few.hyperparameters) - 1])
-        there = at if theta is None else np.array(theta)
+        there = at if theta is None else theta
         there = np.append(there, np.zeros(len(many.hyperparameters) - 1 - len(there)))
         found = [Exact()(m, np.append(t, 0.6)).log_value for m, t in ((few, at), (many, there))]
         np.testing.assert_allclose(*found, rtol=1e-12)

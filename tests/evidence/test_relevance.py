@@ -2,6 +2,7 @@
 """One scale a column: the maximum against closed forms and against searches from many random starts."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -64,16 +65,25 @@ class Search:
     def n(self):
         return len(self.y) - 1
 
+    @cached_property
+    def turned(self):
+        """The centred columns and y by rotations in fewest rows."""
+        both = np.column_stack([self.X - self.X.mean(axis=0), self.y - self.y.mean()])
+        both = np.linalg.qr(both, mode="r")
+        return both[:, :-1], both[:, -1]
+
     def value(self, alpha):
         """With ratios e^α of the variances of weights to that of the noise; and the gradient."""
-        X, y = self.X - self.X.mean(axis=0), self.y - self.y.mean()
+        X, y = self.turned
         S = X * np.exp(alpha / 2)
-        C = np.linalg.inv(np.eye(len(alpha)) + S.T @ S)
+        H = S.T @ S
+        H.flat[:: len(H) + 1] += 1.0
+        C = np.linalg.inv(H)
         u = C @ (S.T @ y)
         e = y - S @ u
         q = e @ e + u @ u
-        constant = self.n * (np.log(2 * np.pi / self.n) + 1) + np.log(len(y))
-        value = -(self.n * np.log(q) - np.linalg.slogdet(C)[1] + constant) / 2
+        constant = self.n * (np.log(2 * np.pi / self.n) + 1) + np.log(len(self.y))
+        value = -(self.n * np.log(q) + np.linalg.slogdet(H)[1] + constant) / 2
         return value, (u * u * self.n / q - 1 + C.diagonal()) / 2
 
     def climbed(self, start, free=None):

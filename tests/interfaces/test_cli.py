@@ -292,7 +292,7 @@ def test_an_unconverged_fit_is_printed_and_has_its_own_status(monkeypatch):
         done = run("fit", SLEEP, UNBALANCED, *more)
         assert done.exit_code == 3
         assert done.stderr == (
-            "marglik: Learning did not converge in 1 steps, so do not trust these numbers; rescale columns of very "
+            "marglik: Learning did not converge in one step, so do not trust these numbers; rescale columns of very "
             "different size, or leave terms out.\n"
         )
     found = json.loads(done.stdout)

@@ -241,8 +241,14 @@ def test_other_bad_input_gets_a_sentence():
         RidgeEB().fit(X, y[:-1])
     with pytest.raises(ValueError, match="minimum of 2 is required"):
         RidgeEB().fit(X[:1], y[:1])
-    with pytest.raises(ValueError, match="not available yet"):
+    with pytest.raises(ValueError, match=r"There is no family 'poison'. Did you mean 'poisson'"):
+        RidgeEB(family="poison").fit(X, y)
+    with pytest.raises(ValueError, match=r"must be the name of a family or a likelihood.*not 3"):
+        RidgeEB(family=3).fit(X, y)
+    with pytest.raises(ValueError, match=r"needs counts.*in row 0"):
         RidgeEB(family="poisson").fit(X, y)
+    with pytest.raises(ValueError, match=r"number of trials of each row: family=Binomial"):
+        RidgeEB(family="binomial").fit(X, y)
 
 
 def test_a_constant_target_among_others_costs_nothing_but_itself():

@@ -5,5 +5,6 @@ from marglik.evidence.auto import choose
 from marglik.evidence.base import Evidence, EvidenceMethod, evaluate
 from marglik.evidence.exact import Exact
 from marglik.evidence.laplace import Laplace
+from marglik.evidence.quadrature import Quadrature
 
-__all__ = ["Evidence", "EvidenceMethod", "Exact", "Laplace", "choose", "evaluate"]
+__all__ = ["Evidence", "EvidenceMethod", "Exact", "Laplace", "Quadrature", "choose", "evaluate"]

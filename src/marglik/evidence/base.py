@@ -68,11 +68,14 @@ class EvidenceMethod(ABC):
         Whether the value is the integral itself.
     profiles_flat
         Whether the method maximises over flat weights itself when they are not to be integrated.
+    modal
+        Whether the posterior is a Gaussian about the mode of the log joint density, whose integral the evidence is.
     """
 
     registry: ClassVar[dict[str, type[EvidenceMethod]]] = {}
     exact: ClassVar[bool] = False
     profiles_flat: ClassVar[bool] = False
+    modal: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         EvidenceMethod.registry[re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()] = cls
@@ -93,9 +96,17 @@ class EvidenceMethod(ABC):
         """θ̂ of every target over the free coordinates, where the method finds the global maximum by itself."""
         return None
 
+    def limits(self, model: Model, theta: Float[Array, "V k"], drop: float) -> Float[Array, "V k"] | None:
+        """Where, the others as they are, a scale of zero costs `drop` nats, if these are the limits to report."""
+        return None
+
     def posterior(self, model: Model, theta: Float[Array, "V k"], start: Any = None) -> Any:
         """p(w|y,θ) at θ, in the model's coordinates."""
         return evaluate(self, model, theta, start).posterior
+
+    def assessed(self, model: Model, theta: Float[Array, "k"], start: Any = None) -> str | None:
+        """What is known of the approximation's error, as the end of a sentence; None if nothing is."""
+        return None
 
     def starts(self, model: Model, theta: Float[Array, "k"], free: Array) -> Float[Array, "s *V k"]:
         """Values of θ from which learning may set out; coordinates that are not free stay as given."""

@@ -54,6 +54,9 @@ class Exact(EvidenceMethod):
             return spectral.maxima(model, theta, free)
         return scales.maxima(model, theta, free) if model.dense_scales else None
 
+    def limits(self, model, theta, drop):
+        return scales.limits(model, theta, drop) if model.dense_scales and model.reduced.single else None
+
     def posterior(self, model, theta, start=None):
         if model.one_scale:
             return SpectralPosterior(model, *(theta**2).T)

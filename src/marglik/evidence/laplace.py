@@ -4,29 +4,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from marglik.evidence.base import Evidence, EvidenceMethod
+from marglik.evidence.scoring import interior_maximum
+from marglik.expansion import LinearExpansion
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import NotPositiveDefinite
 from marglik.posterior import Gaussian
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.expansion import Expansion
+    from marglik.expansion import Expansion, ThetaDerivatives
+    from marglik.linalg import Arrow
     from marglik.model import Model
 
 
 @dataclass(frozen=True)
 class Newton:
-    """Finds the mode by Newton's method with backtracking; where H is not positive definite, it is shifted until it is.
+    """Finds the mode by Newton's method with backtracking, from where H is not positive definite by Fisher's steps.
 
     Stops when the gain predicted for a full step is below ``tolerance`` nats and a small fraction of the one before,
     and takes that step: convergence is then quadratic, so that the mode is good to all digits that the score has. A
-    small gain alone does not say so: log|H| can still move along a tail where the joint density is all but flat.
+    small gain alone does not say so: log|H| can still move along a tail where the joint density is all but flat. A gain
+    that grows again below ``tolerance`` is rounding.
     """
 
     tolerance: float = 1e-12
@@ -38,23 +44,25 @@ class Newton:
             return self._climb(model, theta, start)
 
     def _climb(self, model: Model, theta: Array, start: Array) -> tuple[Expansion, Array, str | None]:
-        w = start
-        point = model.at(w, theta)
-        cold = model.at(model.start_weights(), theta)
-        if not point.log_joint >= cold.log_joint:  # a warm start from another θ can be far off
-            w, point = model.start_weights(), cold
+        w, point = start, model.at(start, theta)
+        step, gain, trouble = _step(point)
+        if not gain < FAR:  # a warm start from another θ can be far off
+            cold = model.start_weights()
+            there = model.at(cold, theta)
+            if not point.log_joint >= there.log_joint:
+                w, point = cold, there
+                step, gain, trouble = _step(point)
         before = np.inf
         for _ in range(self.max_steps):
-            step, concave = _step(point)
-            gain = float(point.score @ step)
             if not np.isfinite(gain):
                 return point, w, "The log joint density or its derivatives are not finite."
             small = self.tolerance * (1 + 1e-3 * abs(point.log_joint))
-            if concave and gain < small and (gain < 1e-3 * before or gain < 1e-10 * small):
-                last = model.at(w + step, theta)
-                if np.isfinite(last.log_joint):
+            if gain < small and (gain < 1e-3 * before or gain < 1e-10 * small or gain > before):
+                arrived = trouble or gain < 1e-7 * small
+                last = point if arrived else model.at(w + step, theta)
+                if last is not point and np.isfinite(last.log_joint):
                     point, w = last, w + step
-                return point, w, None
+                return point, w, trouble
             fraction, rounding = 1.0, 1e-13 * abs(point.log_joint) * (gain < small)
             while True:
                 there = model.at(w + fraction * step, theta)
@@ -62,24 +70,62 @@ class Newton:
                     break
                 fraction /= 2
                 if fraction < 1e-10:
-                    return point, w, "Newton's method could not climb any further, short of a mode."
+                    stuck = "Newton's method could not climb any further, short of a mode."
+                    return point, w, trouble or (None if gain < ROUNDING * (1 + abs(point.log_joint)) else stuck)
             point, w, before = there, w + fraction * step, gain
+            step, gain, trouble = _step(point)
         return point, w, f"Newton's method did not reach the mode in {self.max_steps} steps."
 
 
-def _step(point: Expansion) -> tuple[Array, bool]:
-    H = point.neg_hessian
+FAR = 10.0
+"""A warm start that a Newton step is expected to better by more nats is compared with a cold one."""
+ROUNDING = 1e-9
+"""A share of the log joint that its digits may not tell, where effects of a huge scale cancel in η."""
+SADDLE = "The point found is a saddle or a minimum, not a mode."
+
+
+def _step(point: Expansion) -> tuple[Array, float, str | None]:
+    """Newton's step, the gain that it promises, and what is wrong here if this is the end of the search."""
     try:
-        return H.solve(point.score), True
+        step, trouble = point.neg_hessian.solve(point.score), None
     except NotPositiveDefinite:
-        shift = 1e-3 * float(max(np.abs(H.border).max(initial=0), np.abs(H.blocks).max(initial=0), 1e-8))
-    while True:
-        try:
-            return H.plus_shift(shift).solve(point.score), False
-        except NotPositiveDefinite:
-            shift *= 10
-            if not np.isfinite(shift):
-                return np.full_like(point.score, np.nan), False
+        step, trouble = point.ascent(), SADDLE
+    return step, float(point.score @ step), trouble
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """How the evidence moves with θ, from the expansion at the mode and its H; each part is computed once."""
+
+    mode: Expansion
+    H: Arrow
+
+    @cached_property
+    def inverse(self) -> Arrow:
+        """H⁻¹ where H has entries."""
+        return self.H.inverse_on_pattern()
+
+    @cached_property
+    def explicit(self) -> ThetaDerivatives:
+        """At fixed weights."""
+        return self.mode.theta_derivatives()
+
+    @cached_property
+    def drift(self) -> Float[Array, "p k"]:
+        """∂ŵ/∂θ = H⁻¹ ∂θ∇_w."""
+        return self.H.solve(self.explicit.score)
+
+    @cached_property
+    def gradient(self) -> Float[Array, "k"]:
+        """The joint is flat at ŵ, which moves with θ; log|H| is not."""
+        slope_w, slope_theta = self.mode.neg_hessian_vjp(self.inverse)
+        return self.explicit.log_joint - (slope_theta + self.drift.T @ slope_w) / 2
+
+    @cached_property
+    def information(self) -> Float[Array, "k k"]:
+        """A rough −∂²/∂θ², positive semidefinite, in which log|H| moves through the prior alone."""
+        assert isinstance(self.mode, LinearExpansion)
+        return self.mode.information(self.inverse, self.explicit.score, self.drift)
 
 
 @dataclass(frozen=True)
@@ -100,22 +146,22 @@ class Laplace(EvidenceMethod):
     find_mode: Newton = Newton()
 
     def __call__(self, model, theta, start=None):
-        w0 = model.start_weights() if start is None else start.mean
+        model = model.working
+        w0 = model.start_weights() if start is None else start.near(theta)
         mode, w, trouble = self.find_mode(model, theta, w0)
         try:
             H = mode.neg_hessian
             trouble = trouble or model.improper(H)
             log_value = mode.log_joint + (len(w) * LOG_2PI - H.log_det) / 2 - model.log_volume
         except NotPositiveDefinite:
-            nothing = np.full(len(theta), np.nan)
-            return Evidence(-np.inf, nothing, checks={"mode": "The point found is a saddle or a minimum, not a mode."})
-
+            return Evidence(-np.inf, np.full(len(theta), np.nan), checks={"mode": SADDLE})
         checks = {} if trouble is None else {"mode": trouble}
-        # ŵ moves with θ: ∂ŵ/∂θ = H⁻¹ ∂θ∇_w. The joint is flat there, log|H| is not.
-        d = mode.theta_derivatives()
-        slope_w, slope_theta = mode.neg_hessian_vjp(H.inverse_on_pattern())
-        gradient = d.log_joint - (slope_theta + d.score.T @ H.solve(slope_w)) / 2
-        return Evidence(log_value, gradient, posterior=Gaussian(w, H), checks=checks)
+        slopes = Slopes(mode, H)
+        posterior = Gaussian(w, H, theta, slopes)
+        return Evidence(log_value, lambda: slopes.gradient, posterior=posterior, checks=checks)
+
+    def maximum(self, model, theta, free):
+        return interior_maximum(self, model.working, theta, free)
 
     def unsuited(self, model):
         return None

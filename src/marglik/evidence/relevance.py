@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 RADIUS, FARTHEST = 2.0, 8.0
 """First trust radius, and the largest, in logarithms of ratios."""
 MAX_STEPS = 300
+AT_ONCE = 16
+"""Columns that may be added before all are climbed; later, twice as many as there are."""
 DONE, ROUGH = 1e-11, 0.1
 """Nats that Newton's step still promises when a climb ends, the last one or one on the way."""
 LEAST = 1e-6
@@ -218,7 +220,9 @@ def _newton(noise: Noise, at: Point, radius: float, stays: Bool[Array, "m"] | No
         g, M, c = g[stays], M[stays][:, stays], c[stays]
     m, damping = len(g), 0.0
     weak = c > 1 - WEAK
-    M.flat[:: m + 1] += np.where(weak, g, 0.0)
+    some = bool(weak.any())
+    if some:
+        M.flat[:: m + 1] += np.where(weak, g, 0.0)
     while True:
         A = M.copy()
         if damping:
@@ -226,11 +230,13 @@ def _newton(noise: Noise, at: Point, radius: float, stays: Bool[Array, "m"] | No
         L, info = lapack.dpotrf(A.T, lower=1, overwrite_a=1)
         if info == 0:
             step: Array = lapack.dpotrs(L, g, lower=1)[0]
-            step = np.where(weak, np.maximum(step, -1.0), step)
+            if some:
+                np.maximum(step, -1.0, out=step, where=weak)
             gain = float(g @ step - 0.5 * step @ (M @ step))
-            with np.errstate(divide="ignore"):
-                step = np.where(weak, np.log1p(np.where(weak, step, 0.0)), step)
-            if np.where(step > -np.inf, np.abs(step), 0.0).max() <= radius:
+            if some:
+                with np.errstate(divide="ignore"):
+                    np.log1p(step, out=step, where=weak)
+            if max(step.max(), -step.min(where=step > -np.inf, initial=0.0)) <= radius:
                 return step, gain
         damping = 3 * damping if damping else 0.1
 
@@ -246,21 +252,25 @@ def climb(problem: Problem, active: Array, alpha: Array, enough: float = DONE) -
             return here
         c, u2 = here.c, here.u * here.u
         stays = u2 * noise.precision(here.q + u2 / c) > c * (1 - c)
-        if not stays.any():
-            return nothing(problem)
-        fewer = not stays.all()
-        step, gain = _newton(noise, here, radius, stays if fewer else None)
+        active, alpha, inner, fewer = here.active, here.alpha, block, not stays.all()
         if fewer:
-            active, alpha, block = here.active[stays], here.alpha[stays], block[stays][:, stays]
-        else:
-            active, alpha = here.active, here.alpha
+            active, alpha, inner = active[stays], alpha[stays], block[stays][:, stays]
+        if not len(active):
+            return nothing(problem)
+        step, gain = _newton(noise, here, radius, stays if fewer else None)
         on = step > -np.inf
         whole = bool(on.all())
-        inner = block if whole else block[on][:, on]
-        there = point(problem, active[on], alpha[on] + step[on], inner)
+        if whole:
+            there = point(problem, active, alpha + step, inner)
+        else:
+            inner = inner[on][:, on]
+            there = point(problem, active[on], alpha[on] + step[on], inner)
         if fewer:
-            better = there.value > here.value
-            here, block = (there, inner) if better else (point(problem, active, alpha, block), block)
+            if there.value > here.value:
+                here, block = there, inner
+            else:
+                block = block[stays][:, stays]
+                here = point(problem, active, alpha, block)
             continue
         if whole and gain < enough:
             return there if there.value >= here.value - DONE * (1 + abs(here.value)) else here
@@ -312,7 +322,7 @@ def _additions(problem: Problem, at: Point) -> tuple[list[int], list[float]]:
     noise, G, q = problem.noise, problem.G, at.q
     R, S, known = columns(problem, at)
     m = len(known)
-    W = np.empty((m + max(8, 2 * m), len(R)))
+    W = np.empty((m + max(AT_ONCE, 2 * m), len(R)))
     W[:m] = known
     absent = np.ones(len(R))
     absent[at.active] = 0.0
@@ -500,8 +510,9 @@ def maxima(data: Gram, theta: Float[Array, "k"], free: Bool[Array, "k"]) -> Floa
         learned, Q, length = learned[length > 0], Q[length > 0][:, length > 0], length[length > 0]
     G = Q / length
     G /= length[:, None]
-    twins = (np.abs(np.triu(G, 1)) > 1 - TWINS).any(axis=0)
-    if twins.any():  # of columns that are the same, the first stands for all
+    alike = np.abs(G) > 1 - TWINS
+    if np.count_nonzero(alike) > len(learned):  # of columns that are the same, the first stands for all
+        twins = np.triu(alike, 1).any(axis=0)
         learned, length, G = learned[~twins], length[~twins], G[~twins][:, ~twins]
     full = bool(free[-1]) and len(learned) >= data.n_directions == data.n_free
     r, q = base.correlations(learned, slice(0, V)), base.quadratic(slice(0, V))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.special import lambertw
 
 from marglik.evidence import relevance
 from marglik.evidence.base import Evidence
@@ -140,6 +141,27 @@ def maxima(model: LinearModel, theta: Float[Array, "k"], free: Bool[Array, "k"])
         return relevance.maxima(data, held, asked)[:, data.learned]
     found = _Ascent(data.compressed, held**2, asked).run()
     return np.sqrt(found[:, data.learned])
+
+
+def limits(model: LinearModel, theta: Float[Array, "V k"], drop: float) -> Float[Array, "V k"]:
+    """Where a column's scale costs that many nats, the others as they are; NaN for the noise.
+
+    Along a = s² of a column x, with S = xᵀPx, R = xᵀPy and 1 − t = e^{−L} = 1/(1 + aS), the evidence gains
+
+        ½ (R²t/S + log(1 − t)) = −drop,    so    L = c + W(−R²/S e^{−c}),    c = 2 drop + R²/S
+
+    where W is Lambert's. Infinite where nothing is known of the column.
+    """
+    data = model.reduced
+    local = joined(data, data.complete(theta) ** 2, np.arange(len(theta)))
+    S = local.traces
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = np.clip((2 * local.slope + S) / S, 0.0, 1.0)
+        c = 2 * drop + x
+        L = c + lambertw(-x * np.exp(-c)).real
+        out = np.where(S > 0, np.sqrt(np.expm1(L) / S), np.inf)
+    out[:, -1] = np.nan
+    return out[:, data.learned]
 
 
 @dataclass(frozen=True, eq=False)

@@ -171,6 +171,7 @@ EXAMPLES = "\n".join(
     show_default=True,
     help="How weights are integrated out.",
 )
+@click.option("--points", type=int, metavar="N", help="Quadrature points in each dimension.")
 @click.option("--ml", is_flag=True, help="Maximise over fixed effects instead of integrating them out (REML).")
 @click.option("--weights", metavar="COLUMN", help="Column of precision weights.")
 @click.option(
@@ -196,6 +197,7 @@ def fit(
     family: str,
     link: str | None,
     method: str,
+    points: int | None,
     ml: bool,
     weights: str | None,
     fixed: Sequence[tuple[str, float]],
@@ -220,6 +222,7 @@ def fit(
             family=family,
             link=link,
             method=method,
+            points=points,
             reml=not ml,
             weights=weights,
             fixed=dict(fixed) or None,
@@ -342,9 +345,11 @@ def _told_plainly() -> Iterator[Callable[[Check, int], None]]:
 
         def tell(check: Check, n_iterations: int) -> None:
             if not check.converged:
+                from marglik.validate import counted
+
                 click.echo(
-                    f"marglik: Learning did not converge in {n_iterations} steps, so do not trust these numbers; "
-                    "rescale columns of very different size, or leave terms out.",
+                    f"marglik: Learning did not converge in {counted(n_iterations, 'step')}, so do not trust these "
+                    "numbers; rescale columns of very different size, or leave terms out.",
                     err=True,
                 )
             for warning in caught if check.converged else ():

@@ -22,8 +22,15 @@ class BadData(ValueError):
     """Data that cannot be read, in one sentence."""
 
 
-def read_frame(data: Any) -> DataFrame:
+def read_frame(data: Any, empty: bool = False) -> DataFrame:
     """A pandas frame from one of pandas, polars or pyarrow, a dict of columns, or a path or glob of files.
+
+    Parameters
+    ----------
+    data
+        Where the columns are.
+    empty
+        Whether there may be no rows.
 
     Raises
     ------
@@ -33,7 +40,7 @@ def read_frame(data: Any) -> DataFrame:
     import pandas as pd
 
     if isinstance(data, str | os.PathLike):
-        return _read_files(str(data))
+        return _read_files(str(data), empty)
     if isinstance(data, pd.DataFrame):
         frame = data
     elif isinstance(data, dict):
@@ -44,8 +51,10 @@ def read_frame(data: Any) -> DataFrame:
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise BadData(f"The data have several columns called {repeated!r}. Rename them.")
-    if not len(frame):
+    if not len(frame) and not empty:
         raise BadData("The data have no rows, so there is nothing to learn from. Check the file or the filter.")
+    if names == list(frame.columns) and frame.index.equals(pd.RangeIndex(len(frame))):
+        return frame
     return frame.set_axis(names, axis=1).reset_index(drop=True)
 
 
@@ -203,15 +212,20 @@ def _is_number(value: Any) -> bool:
     return True
 
 
+def refuse_missing(column: Any) -> None:
+    """Raise naming the rows of new data that have no value."""
+    bad = _missing(column)
+    if bad is not None:
+        raise ValueError(
+            f"Column {column.name!r} of the new data has no value (NaN) in row {listed(np.flatnonzero(bad))} (rows "
+            "count from 0). Leave such rows out, or fill the values in."
+        )
+
+
 def as_fitted(column: Any, fitted: Any) -> Any:
     """A column of new data, of the kind that the fit saw under its name."""
+    refuse_missing(column)
     name, new = column.name, settled(column)
-    missing = np.flatnonzero(column.isna())
-    if len(missing):
-        raise ValueError(
-            f"Column {name!r} of the new data has no value (NaN) in row {listed(missing)} (rows count from 0). Leave "
-            "such rows out, or fill the values in."
-        )
     if is_numeric(fitted):
         numbers(new, name, "column")
     elif not hasattr(fitted, "cat") and is_numeric(new):
@@ -246,13 +260,13 @@ def unpacked(kind: str, part: Callable[[str], Array]) -> Any:
     return part("values")
 
 
-def _read_files(pattern: str) -> DataFrame:
+def _read_files(pattern: str, empty: bool) -> DataFrame:
     import pandas as pd
 
     paths = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
     if not paths:
         raise BadData(f"No file matches {pattern!r}. Check the folder and the pattern.")
-    frames = [_read_file(Path(p)) for p in paths]
+    frames = [_read_file(Path(p), empty) for p in paths]
     for path, frame in zip(paths[1:], frames[1:], strict=True):
         if list(frame.columns) != list(frames[0].columns):
             raise BadData(
@@ -262,7 +276,7 @@ def _read_files(pattern: str) -> DataFrame:
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
 
-def _read_file(path: Path) -> DataFrame:
+def _read_file(path: Path, empty: bool) -> DataFrame:
     import pandas as pd
 
     if not path.exists():
@@ -282,7 +296,7 @@ def _read_file(path: Path) -> DataFrame:
             raise BadData(f"{str(path)!r} could not be read as Parquet: {error}") from None
     else:
         frame = _read_csv(path)
-    if not len(frame):
+    if not len(frame) and not empty:
         raise BadData(f"{str(path)!r} has a header but no rows, so there is nothing to learn from.")
     return frame
 

@@ -17,17 +17,19 @@ from marglik.interfaces.data import (
     packed,
     read_frame,
     refuse_dates,
+    refuse_missing,
     settled,
     unpacked,
 )
 from marglik.interfaces.designs import CONTRASTS, Coded, Design, design, side_by_side, variables
 from marglik.interfaces.factors import Factor, described, factorise
-from marglik.interfaces.grammar import BadFormula, Formula, Grouping, Penalised, parse
+from marglik.interfaces.grammar import BadFormula, Formula, Grouping, Penalised, is_name, parse, split_terms
+from marglik.interfaces.response import respond
 from marglik.model import LinearModel
 from marglik.posterior import NewRows
 from marglik.priors import Flat, Prior, RandomEffects, Ridge, Term
 from marglik.rows import InMemory
-from marglik.validate import check_finite, check_nonzero, did_you_mean, listed
+from marglik.validate import check_nonzero, did_you_mean, listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -72,7 +74,9 @@ class FormulaSource:
 
     def new_rows(self, data: Any, terms: set[str], new_levels: str) -> NewRows:
         """Columns of the named terms for new data."""
-        frame = read_frame(data)
+        frame = read_frame(data, empty=True)
+        if not len(frame):
+            return self._no_rows(frame, terms)
         columns: dict[str, Array] = {}
         codes: dict[str, Array] = {}
         offset: Array | float = 0.0
@@ -90,6 +94,16 @@ class FormulaSource:
             columns[""] = np.zeros((len(frame), 0))
         return NewRows(columns, codes, offset)
 
+    def _no_rows(self, frame: DataFrame, terms: set[str]) -> NewRows:
+        """Columns of the named terms for new data without a row."""
+        used = [d for label, ds in self.designs.items() for d in ds if label in terms or d.offset is not None]
+        factors = [factor for label, factor in self.factors.items() if label in terms]
+        require(
+            frame, [*(v for d in used for v in d.variables), *(c for f in factors for c in f.columns)], "the new data"
+        )
+        like = self.new_rows(self.data[:1], terms, "population")
+        return NewRows({k: X[:0] for k, X in like.columns.items()}, {k: c[:0] for k, c in like.codes.items()})
+
     def _like_fitted(self, names: Iterable[str], frame: DataFrame) -> dict[str, Series]:
         """Columns of new data, of the kinds that the fit saw."""
         require(frame, names, "the new data")
@@ -97,6 +111,8 @@ class FormulaSource:
 
     def _codes(self, factor: Factor, frame: DataFrame, new_levels: str) -> Array:
         require(frame, factor.columns, "the new data")
+        for name in factor.columns:
+            refuse_missing(frame[name])
         table = {name: settled(frame[name]) for name in factor.columns}
         codes = factor.codes(table)
         unseen = np.flatnonzero(codes < 0)
@@ -164,7 +180,7 @@ def build(
     if missing not in ("raise", "drop"):
         raise ValueError(f"missing must be 'raise' or 'drop', not {missing!r}.")
     table, n, w, notes = _read(formula, data, weights, missing)
-    y = _response(formula, table, n)
+    y, likelihood, more = respond(formula, table, n, likelihood)
     terms, designs, factors = _terms(formula, table, n)
     if not terms:
         raise BadFormula(
@@ -173,7 +189,7 @@ def build(
     offset = designs[FIXED][0].offset if FIXED in designs else None
     model = LinearModel(likelihood, Prior(terms), InMemory(y, offset, w), reml=reml)
     settings = {"weights": weights if isinstance(weights, str) or weights is None else GIVEN_WEIGHTS}
-    return model, FormulaSource(formula, designs, factors, table, settings), notes
+    return model, FormulaSource(formula, designs, factors, table, settings), (*notes, *more)
 
 
 def _read(
@@ -209,6 +225,7 @@ def _terms(
     fixed = design(formula.parametric, table, n, formula.text)
     if fixed is not None:
         designs[FIXED] = (fixed,)
+        _check_offset(formula, fixed, table)
         if fixed.names:
             terms.append(Flat(fixed.matrix, fixed.names))
     for penalised in formula.penalised:
@@ -224,14 +241,28 @@ def _terms(
     return terms, designs, factors
 
 
+def _check_offset(formula: Formula, fixed: Design, table: Mapping[str, Series]) -> None:
+    """Offsets are finite; where not, say which row, and what stands there."""
+    if fixed.offset is None or np.isfinite(fixed.offset).all():
+        return
+    row = int(np.argmin(np.isfinite(fixed.offset)))
+    texts = [term for _, term in split_terms(formula.parametric, formula.text) if term.startswith("offset(")]
+    there = [f"{name} = {table[name].iloc[row]:g}" for name in variables(" + ".join(texts))]
+    others = int((~np.isfinite(fixed.offset)).sum()) - 1
+    more, where = f" and {others} more" if others else "", f", where {listed(there)}" if there else ""
+    raise ValueError(
+        f"{' + '.join(texts)} is {fixed.offset[row]:g} in row {row}{more} (rows count from 0){where}. An exposure must "
+        "be above zero: leave such rows out."
+    )
+
+
 def require(frame: DataFrame, names: Iterable[str], where: str, who: str = "The formula uses") -> None:
     """Raise where the frame lacks one of these columns."""
     for name in names:
         if name not in frame.columns:
             hint = did_you_mean(name, frame.columns)
-            raise BadFormula(
-                f"{who} {name!r}, but {where} have no such column.{hint} The columns are {listed(frame.columns, 12)}."
-            )
+            have = f"The columns are {listed(frame.columns, 12)}." if len(frame.columns) else "They have no columns."
+            raise BadFormula(f"{who} {name!r}, but {where} have no such column.{hint} {have}")
 
 
 def _given_weights(weights: Any, n: int) -> Array:
@@ -247,7 +278,8 @@ def _given_weights(weights: Any, n: int) -> Array:
 def _used_columns(formula: Formula, frame: DataFrame) -> list[str]:
     texts = [formula.parametric, *(column for term in formula.penalised for column in term.columns)]
     texts += [term.effects for term in formula.grouping]
-    used = variables(formula.response)
+    responses = [text if is_name(text) else f"I({text})" for text in formula.counts or ()] or [formula.response]
+    used = [name for text in responses for name in variables(text)]
     for text in dict.fromkeys(texts):
         names = variables(text)
         if formula.response.strip("`") in names:
@@ -255,19 +287,6 @@ def _used_columns(formula: Formula, frame: DataFrame) -> list[str]:
         used += names
     contrasts = CONTRASTS - set(frame.columns)
     return [name for name in used if name not in contrasts] + [name for g in formula.grouping for name in g.columns]
-
-
-def _response(formula: Formula, table: Mapping[str, Series], n: int) -> Array:
-    name = formula.response.strip("`")
-    if name in table:
-        return numbers(table[name], name, "response")
-    for column in variables(formula.response):
-        numbers(table[column], column, "response")
-    found = design(f"0 + {formula.response}", table, n, formula.response)
-    if found is None or found.matrix.shape[1] != 1:
-        raise BadFormula(f"The response {formula.response!r} must be one column. For arithmetic write I(a + b).")
-    check_finite(found.matrix[:, 0], [formula.response], "response")
-    return found.matrix[:, 0]
 
 
 def _penalised(term: Penalised, table: Mapping[str, Series], n: int) -> tuple[Ridge, tuple[Design, ...]]:

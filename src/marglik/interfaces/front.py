@@ -8,9 +8,9 @@ from typing import Any
 
 from marglik.fitted import Fit
 from marglik.fitting import fit_model
+from marglik.interfaces.families import likelihood_of
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
-from marglik.validate import did_you_mean
 
 
 def fit(
@@ -44,7 +44,8 @@ def fit(
     family
         For a formula: the likelihood's name, such as ``"gaussian"`` or ``"poisson"``, or a `Likelihood`.
     method
-        How weights are integrated out: ``"auto"`` (exact if Gaussian, else Laplace), ``"exact"``, ``"laplace"``.
+        How weights are integrated out: ``"auto"`` (exact if Gaussian, else Laplace), ``"exact"``, ``"laplace"``,
+        ``"quadrature"`` (adaptive Gauss–Hermite, for one grouping factor with up to three coefficients a level).
     reml
         For a formula: whether fixed effects are integrated out with a flat prior (REML) or maximised (ML).
     link
@@ -61,7 +62,7 @@ def fit(
     missing
         For a formula: ``"raise"`` or ``"drop"`` rows with missing values.
     points
-        Quadrature points per dimension; no method uses them yet.
+        For quadrature: points in each dimension, 15 if not given. One is Laplace's method.
     restarts
         Number of further starts, at random.
     args, kwargs, hyper
@@ -97,36 +98,23 @@ def fit(
         return _fit_formula(
             model, data, family, method, reml, link, weights, fixed, hyperprior, missing, points, restarts, seed
         )
-    _no_points(points)
     if isinstance(model, LinearModel):
         if data is not None or weights is not None:
             raise ValueError("A LinearModel holds its own data and weights; leave data= and weights= out.")
-        return fit_model(model, method=method, fixed=fixed, hyperprior=hyperprior, restarts=restarts, seed=seed)
+        return fit_model(
+            model, method=method, fixed=fixed, hyperprior=hyperprior, restarts=restarts, seed=seed, points=points
+        )
     if callable(model):
         from marglik.interfaces.numpyro import program
 
         translated = program(model, tuple(args), dict(kwargs or {}), tuple(hyper))
-        return fit_model(translated, method=method, fixed=fixed, hyperprior=hyperprior, restarts=restarts, seed=seed)
+        return fit_model(
+            translated, method=method, fixed=fixed, hyperprior=hyperprior, restarts=restarts, seed=seed, points=points
+        )
     raise ValueError(
         f"model must be a formula, a LinearModel or a NumPyro program, but is a {type(model).__name__}. A formula "
         "looks like 'y ~ x + (1 | g)'."
     )
-
-
-def _no_points(points: int | None) -> None:
-    if points is not None:
-        raise ValueError("points= is for quadrature, which is not available yet; leave it out.")
-
-
-def likelihood_of(family: str | Likelihood, link: str | None = None) -> Likelihood:
-    """The likelihood of that name, with that link."""
-    if isinstance(family, str):
-        if family not in Likelihood.registry:
-            known = ", ".join(sorted(Likelihood.registry))
-            hint = did_you_mean(family, Likelihood.registry)
-            raise ValueError(f"There is no family {family!r}.{hint} The families are {known}.")
-        family = Likelihood.registry[family]()
-    return family if link is None else family.with_link(link)
 
 
 def _fit_formula(
@@ -146,7 +134,6 @@ def _fit_formula(
 ) -> Fit:
     from marglik.interfaces import formula
 
-    _no_points(points)
     likelihood = likelihood_of(family, link)
     if data is None:
         raise ValueError(f"The formula {text!r} needs data: a frame, a dict of columns, or the path of a file.")
@@ -160,6 +147,7 @@ def _fit_formula(
         hyperprior=hyperprior,
         restarts=restarts,
         seed=seed,
+        points=points,
         source=source,
         notes=notes,
     )

@@ -85,6 +85,19 @@ class Formula:
     grouping: tuple[Grouping, ...]
     penalised: tuple[Penalised, ...]
 
+    @property
+    def counts(self) -> tuple[str, str] | None:
+        """What stands inside ``cbind(successes, failures)``; None for another response."""
+        if _function(self.response) != "cbind":
+            return None
+        parts = split(self.response[self.response.index("(") + 1 : -1], ",")
+        if _top_level(self.response, ")") != [len(self.response) - 1] or len(parts) != 2 or not all(parts):
+            raise BadFormula(
+                f"{self.response!r} must be two columns: cbind(successes, failures), or cbind(successes, trials - "
+                "successes)."
+            )
+        return parts[0], parts[1]
+
 
 def parse(text: str) -> Formula:
     """Take a formula apart at its top level.
@@ -126,6 +139,11 @@ def parse(text: str) -> Formula:
         else:
             parametric.append((sign, term))
     return Formula(text, left, _canonical(parametric), tuple(grouping), tuple(penalised))
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is the name of one column."""
+    return re.fullmatch(NAME, text) is not None
 
 
 def products(text: str) -> list[tuple[str, ...]] | None:

@@ -10,29 +10,128 @@ import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from marglik.fitted import Fit
+from marglik.fitted import Fit, averaged
 from marglik.fitting import fit_model
+from marglik.interfaces.families import likelihood_of
 from marglik.interfaces.groups import parse, side_by_side
-from marglik.likelihoods import Gaussian
+from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
 from marglik.posterior import NewRows
 from marglik.priors import Flat, Prior, Ridge
 from marglik.rows import InMemory
+from marglik.validate import check_response
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
     from pandas import DataFrame
 
+    from marglik.interfaces.groups import Groups
 
-class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
+INTERCEPT, WEIGHTS = "intercept", "weights"
+
+
+class LinearEB(BaseEstimator):
+    """What the estimators share: columns with scales and a flat intercept, and what is learned of them."""
+
+    groups: Any
+    fit_intercept: bool
+
+    def _learn(
+        self, X: Array, y: Array, counts: Array | None, likelihood: Likelihood, groups: Groups | None
+    ) -> tuple[Array, Array]:
+        """Posterior means of the weights and of the intercept, a first axis for targets where there are several."""
+        names = getattr(self, "feature_names_in_", None)
+        if self.groups is None:
+            weights = Ridge(X, names, label=WEIGHTS)
+        else:
+            groups = groups or parse(self.groups, names if names is not None else [f"x{j}" for j in range(X.shape[1])])
+            weights = Ridge(X, names, label=WEIGHTS, groups=groups.place, scales=groups.scales)
+        flat = (Flat(np.ones((len(X), 1)), ("Intercept",), label=INTERCEPT),) if self.fit_intercept else ()
+        model = LinearModel(likelihood, Prior((*flat, weights)), InMemory(y, counts=counts))
+        self.fit_: Fit = fit_model(model)
+        self.__dict__.pop("sigma_", None)
+        mean = self.fit_.posterior.mean
+        return mean[WEIGHTS], mean[INTERCEPT][..., 0] if self.fit_intercept else np.zeros(y.shape[1:])[()]
+
+    def _predictor(self, X: Array) -> tuple[Array, Array]:
+        """Posterior mean and variance of the linear predictor."""
+        columns = {WEIGHTS: X} | ({INTERCEPT: np.ones((len(X), 1))} if self.fit_intercept else {})
+        return self.fit_.posterior.linear_predictor(NewRows(columns, {}))  # type: ignore[attr-defined]
+
+    def _new(self, X: Any) -> Array:
+        """Rows to predict, checked."""
+        check_is_fitted(self)
+        return validate_data(self, side_by_side(X)[0] if self._listed else X, reset=False, dtype=np.float64)
+
+    @property
+    def _listed(self) -> bool:
+        """Whether X comes as a list of arrays."""
+        return isinstance(self.groups, str) and self.groups == "input"
+
+    @property
+    def _theta(self) -> Array:
+        """Scales, and what the likelihood has of its own; with a first axis for targets."""
+        theta = self.fit_.optimum.theta
+        return theta if self.fit_.model.rows.y.ndim == 2 else theta[0]  # type: ignore[attr-defined]
+
+    @property
+    def log_evidence_(self) -> Any:
+        """log p(y|θ̂) in nats."""
+        return self.fit_.log_evidence
+
+    @property
+    def converged_(self) -> Any:
+        """Whether the maximum was verified."""
+        return self.fit_.converged
+
+    @property
+    def hyperparameters_(self) -> DataFrame:
+        """Estimates with standard errors and intervals."""
+        return self.fit_.hyperparameters
+
+    @property
+    def lambda_(self) -> Any:
+        """Weight precision."""
+        model: Any = self.fit_.model
+        with np.errstate(divide="ignore"):
+            each = 1 / self._theta[..., : model.n_prior_theta] ** 2
+        place = model.dense[0].groups
+        return each[..., 0] if place is None else each[..., place]
+
+    @property
+    def edf_(self) -> Any:
+        """Effective degrees of freedom of the weights."""
+        return self.fit_.posterior.edf[WEIGHTS]  # type: ignore[attr-defined]
+
+    @cached_property
+    def sigma_(self) -> Array:
+        """Posterior covariance of the weights."""
+        posterior: Any = self.fit_.posterior
+        if self.fit_.model.rows.y.ndim == 1:  # type: ignore[attr-defined]
+            return posterior.covariance()
+        return np.stack([posterior.covariance(v) for v in range(self.fit_.model.n_targets)])
+
+
+def kept_rows(weights: Any, X: Array, y: Array) -> tuple[Array, Array, Array | None, Any]:
+    """Rows with their counts, those with a count of zero left out, and which rows these are."""
+    if weights is None:
+        return X, y, None, slice(None)
+    counts = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
+    kept = counts > 0
+    return X[kept], y[kept], counts[kept], kept
+
+
+class RidgeEB(MultiOutputMixin, RegressorMixin, LinearEB):
     """Ridge regression whose penalties and noise are learned by maximising the marginal likelihood.
 
         y = b₀ + X w + ε,    w_j ~ N(0, s_{g(j)}²),    ε_i ~ N(0, σ²),    b₀ flat and integrated out
 
+    or, with ``family=``, y_i ~ p(y|η_i) with η = b₀ + X w, for counts, proportions, positive or heavy-tailed data.
     One scale s for all columns; or one for each group g of them (banded ridge); or one for each column (automatic
     relevance determination, ARD). Each target has scales and a noise of its own: there are no start values, no grid
-    and no cross-validation. With one scale it is the *global* maximum of the evidence. Where the data hold no signal, a
-    scale and its coefficients are exactly zero.
+    and no cross-validation. With one scale and Gaussian noise it is the *global* maximum of the evidence, else the best
+    that was found; families beside the Gaussian go through Laplace's approximation, target by target. Where the data
+    hold no signal, a scale and its coefficients are exactly zero.
 
     Parameters
     ----------
@@ -41,8 +140,9 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
         for each different label; or one for each array of column numbers.
     fit_intercept : bool
         Whether to include b₀; it is integrated out, so that centring X or y changes nothing but b₀.
-    family : str
-        ``"gaussian"``.
+    family : str or Likelihood
+        How y scatters: the name of a family, such as ``"poisson"``, or a likelihood, such as
+        ``Binomial(trials=n)`` or ``Bernoulli("probit")``. There is no exposure here: for an offset use `marglik.fit`.
 
     Attributes
     ----------
@@ -53,14 +153,14 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
     log_evidence_ : float or (V,)
         log p(y|ŝ, σ̂) in nats.
     alpha_ : float or (V,)
-        Noise precision 1/σ², as in `sklearn.linear_model.BayesianRidge`.
+        Noise precision 1/σ², as in `sklearn.linear_model.BayesianRidge`; Gaussian noise only.
     lambda_ : float or (V,); with groups (p,) or (V, p)
         Weight precision 1/s², as in BayesianRidge; with groups that of each column, as in ARDRegression.
     sigma_ : (p, p) or (V, p, p)
         Posterior covariance of the weights; computed on first use.
     hyperparameters_ : DataFrame
-        ``sd(weights)``, or ``sd(<group>)`` for each group or column, and ``sd(noise)``, with standard errors and
-        intervals; indexed by (target, name) for 2-D y.
+        ``sd(weights)``, or ``sd(<group>)`` for each group or column, and ``sd(noise)`` or what else the family has,
+        with standard errors and intervals; indexed by (target, name) for 2-D y.
     edf_ : float or (V,)
         Effective degrees of freedom of the weights.
     converged_ : bool or (V,)
@@ -95,9 +195,12 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
     sd(b)        0.00
     sd(noise)    0.10
     Name: estimate, dtype: float64
+    >>> counts = rng.poisson(np.exp(1 + X[:, :2] @ [0.5, -0.5]))
+    >>> RidgeEB(family="poisson").fit(X, counts).coef_.round(2)
+    array([ 0.49, -0.55,  0.06, -0.01, -0.06])
     """
 
-    def __init__(self, groups: Any = None, fit_intercept: bool = True, family: str = "gaussian"):
+    def __init__(self, groups: Any = None, fit_intercept: bool = True, family: str | Likelihood = "gaussian"):
         self.groups = groups
         self.fit_intercept = fit_intercept
         self.family = family
@@ -117,30 +220,17 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ValueError
             A value is not finite (which column, which row), shapes do not match, y is constant, groups do not fit X.
         """
-        if self.family != "gaussian":
-            raise ValueError(f"family={self.family!r} is not available yet. Use family='gaussian'.")
+        likelihood = likelihood_of(self.family)
+        if likelihood.needs_trials:
+            raise ValueError(
+                f"{type(likelihood).__name__} needs the number of trials of each row: family=Binomial(trials=…). For "
+                "a response of 0 and 1 use family='bernoulli'."
+            )
         groups = None
         if self._listed:
             X, groups = side_by_side(X)
-        X, y = self._validated(X, y)
-        counts = None
-        if sample_weight is not None:
-            counts = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-            kept = counts > 0
-            X, y, counts = X[kept], y[kept], counts[kept]
-        names = getattr(self, "feature_names_in_", None)
-        if self.groups is None:
-            weights = Ridge(X, names, label=WEIGHTS)
-        else:
-            groups = groups or parse(self.groups, names if names is not None else [f"x{j}" for j in range(X.shape[1])])
-            weights = Ridge(X, names, label=WEIGHTS, groups=groups.place, scales=groups.scales)
-        flat = (Flat(np.ones((len(X), 1)), ("Intercept",), label=INTERCEPT),) if self.fit_intercept else ()
-        model = LinearModel(Gaussian(), Prior((*flat, weights)), InMemory(y, counts=counts))
-        self.fit_: Fit = fit_model(model)
-        mean = self.fit_.posterior.mean
-        self.coef_ = mean[WEIGHTS]
-        self.intercept_ = mean[INTERCEPT][..., 0] if self.fit_intercept else np.zeros(y.shape[1:])[()]
-        self.__dict__.pop("sigma_", None)
+        X, y, counts, kept = kept_rows(sample_weight, *self._validated(X, y))
+        self.coef_, self.intercept_ = self._learn(X, y, counts, likelihood.at_rows(kept), groups)
         return self
 
     def _validated(self, X: Any, y: Any) -> tuple[Array, Array]:
@@ -163,7 +253,12 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
         )
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Posterior mean for new rows; with ``return_std`` also the standard deviation of new observations.
+        """Mean of new observations; with ``return_std`` also their standard deviation.
+
+            E[y] = μ(η̄),    var[y] = E[var(y|η)] + var[μ(η)],    η ~ N(η̄, v) given the data
+
+        Outside the Gaussian the mean is the inverse link μ at the posterior mean η̄ of the linear predictor, and the
+        variance is averaged over η by 21-point Gauss–Hermite quadrature. Of binomial counts it is one trial's.
 
         Parameters
         ----------
@@ -171,67 +266,69 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return_std : bool
             The deviation includes the noise, as BayesianRidge's does, and the uncertainty of the intercept.
         """
-        check_is_fitted(self)
-        X = side_by_side(X)[0] if self._listed else X
-        X = validate_data(self, X, reset=False, dtype=np.float64)
+        X = self._new(X)
+        likelihood, own = self._family
         if not return_std:
-            return X @ self.coef_.T + self.intercept_
-        columns = {WEIGHTS: X} | ({INTERCEPT: np.ones((len(X), 1))} if self.fit_intercept else {})
-        mean, variance = self.fit_.posterior.linear_predictor(NewRows(columns, {}))  # type: ignore[attr-defined]
-        return mean, np.sqrt(variance + self._theta[..., -1] ** 2)
+            eta = X @ self.coef_.T + self.intercept_
+            return eta if likelihood.gaussian else likelihood.mean(eta, own)
+        eta, variance = self._predictor(X)
+        if likelihood.gaussian:
+            return eta, np.sqrt(variance + own[0] ** 2)
+        sd = np.sqrt(variance)
+        scatter = averaged(lambda x: likelihood.variance(x, own), eta, sd)
+        first, second = (averaged(lambda x, k=k: likelihood.mean(x, own) ** k, eta, sd) for k in (1, 2))
+        return likelihood.mean(eta, own), np.sqrt(scatter + np.maximum(second - first**2, 0))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Share of the deviance that is explained, D² = 1 − D(y, η̄)/D(y, η₀); with Gaussian noise it is R².
+
+        η₀ is the best constant for this y, all other hyperparameters as learned; several targets are averaged.
+
+        Parameters
+        ----------
+        X : (n, p)
+        y : (n,) or (n, V)
+        sample_weight : (n,), optional
+        """
+        check_is_fitted(self)
+        model: Any = self.fit_.model
+        likelihood: Likelihood = model.likelihood
+        if likelihood.gaussian:
+            return super().score(X, y, sample_weight)
+        X, y = self._new(X), np.asarray(y, float)
+        check_response(y, likelihood.outcomes)
+        w, n = _check_sample_weight(sample_weight, X), len(X)
+        eta, own = X @ self.coef_.T + self.intercept_, np.atleast_2d(self._theta)[:, model.n_prior_theta :]
+        each = zip(y.reshape(n, -1).T, eta.reshape(n, -1).T, own, strict=True)
+        return float(np.mean([_explained(likelihood, *one, w) for one in each]))
 
     @property
-    def _listed(self) -> bool:
-        """Whether X comes as a list of arrays."""
-        return isinstance(self.groups, str) and self.groups == "input"
-
-    @property
-    def _theta(self) -> Array:
-        """Scales and σ, with a first axis for targets."""
-        theta = self.fit_.optimum.theta
-        return theta if self.fit_.model.rows.y.ndim == 2 else theta[0]  # type: ignore[attr-defined]
-
-    @property
-    def log_evidence_(self) -> Any:
-        """log p(y|ŝ, σ̂) in nats."""
-        return self.fit_.log_evidence
-
-    @property
-    def converged_(self) -> Any:
-        """Whether the maximum was verified."""
-        return self.fit_.converged
-
-    @property
-    def hyperparameters_(self) -> DataFrame:
-        """Estimates with standard errors and intervals."""
-        return self.fit_.hyperparameters
+    def _family(self) -> tuple[Likelihood, Array]:
+        """The likelihood of one trial, and its own hyperparameters (k,) or (k, V)."""
+        model: Any = self.fit_.model
+        return model.likelihood.of_one_trial(), self._theta[..., model.n_prior_theta :].T
 
     @property
     def alpha_(self) -> Any:
         """Noise precision."""
+        likelihood, own = self._family
+        if not likelihood.gaussian:
+            raise AttributeError(f"{type(likelihood).__name__} has no noise precision; see hyperparameters_.")
         with np.errstate(divide="ignore"):
-            return 1 / self._theta[..., -1] ** 2
-
-    @property
-    def lambda_(self) -> Any:
-        """Weight precision."""
-        with np.errstate(divide="ignore"):
-            each = 1 / self._theta[..., :-1] ** 2
-        place = self.fit_.model.dense[0].groups  # type: ignore[attr-defined]
-        return each[..., 0] if place is None else each[..., place]
-
-    @property
-    def edf_(self) -> Any:
-        """Effective degrees of freedom of the weights."""
-        return self.fit_.posterior.edf[WEIGHTS]  # type: ignore[attr-defined]
-
-    @cached_property
-    def sigma_(self) -> Array:
-        """Posterior covariance of the weights."""
-        posterior = self.fit_.posterior
-        if np.ndim(self.coef_) == 1:
-            return posterior.covariance()  # type: ignore[attr-defined]
-        return np.stack([posterior.covariance(v) for v in range(len(self.coef_))])  # type: ignore[attr-defined]
+            return 1 / own[0] ** 2
 
 
-INTERCEPT, WEIGHTS = "intercept", "weights"
+def _explained(likelihood: Likelihood, y: Array, eta: Array, theta: Array, weights: Array) -> float:
+    """1 − D(y, η)/D(y, η₀), with η₀ found by Fisher's scoring; 0 where a constant leaves nothing to explain."""
+    constant = np.full(len(y), likelihood.start(y))
+    for _ in range(STEPS):
+        slope = weights @ likelihood.derivatives(y, constant, theta)[0]
+        step = slope / (weights @ np.broadcast_to(likelihood.expected_information(constant, theta), y.shape))
+        constant = constant + step
+        if abs(step) < 1e-10:
+            break
+    left, total = (float(weights @ likelihood.deviance(y, at, theta)) for at in (eta, constant))
+    return 1 - left / total if total > 1e-12 * len(y) else 0.0
+
+
+STEPS = 100

@@ -41,16 +41,23 @@ class Outcomes:
     upper: float | Float[Array, "n"] = np.inf
     open: bool = False
 
+    @property
+    def binary(self) -> bool:
+        """Whether they are 0 and 1."""
+        return self.integer and np.ndim(self.upper) == 0 and (self.lower, self.upper) == (0, 1)
+
     def violations(self, y: Float[Array, "n"]) -> Array:
         """True where a value is impossible."""
-        if np.ndim(self.upper) and np.shape(self.upper) != np.shape(y):
+        upper = np.asarray(self.upper)
+        if upper.ndim and len(upper) != len(y):
             raise ValueError(
-                f"The likelihood holds numbers of trials for {len(self.upper)} rows, but the response has shape "  # type: ignore[arg-type]
+                f"The likelihood holds numbers of trials for {len(upper)} rows, but the response has shape "
                 f"{np.shape(y)}. Build both from the same rows of the data."
             )
-        outside = ~np.isfinite(y) | (y < self.lower) | (y > self.upper)
+        upper = upper[:, None] if upper.ndim < np.ndim(y) and upper.ndim else upper
+        outside = ~np.isfinite(y) | (y < self.lower) | (y > upper)
         if self.open:
-            outside |= (y == self.lower) | (y == self.upper)
+            outside |= (y == self.lower) | (y == upper)
         return outside | (y != np.floor(y)) if self.integer else outside
 
 
@@ -181,6 +188,28 @@ class Likelihood(ABC):
 
     def at_rows(self, rows: Any) -> Self:
         """The likelihood of the rows that this index selects, for one that holds something of each row."""
+        return self
+
+    @property
+    def needs_trials(self) -> bool:
+        """Whether it counts successes in a number of trials that it has not been told."""
+        return False
+
+    def with_trials(self, trials: Float[Array, "n"]) -> Self:
+        """The same likelihood, for successes in so many trials.
+
+        Raises
+        ------
+        ValueError
+            It does not count successes.
+        """
+        raise ValueError(
+            f"{type(self).__name__} takes one column as its response, not cbind(successes, failures). Use "
+            "family='binomial'."
+        )
+
+    def of_one_trial(self) -> Self:
+        """The likelihood of one trial, where a row has several."""
         return self
 
     def with_link(self, link: str) -> Self:

@@ -124,6 +124,16 @@ class Binomial(Likelihood):
     def outcomes(self):
         return Outcomes("whole numbers from 0 to the row's number of trials", integer=True, lower=0, upper=self.trials)
 
+    @property
+    def needs_trials(self):
+        return np.ndim(self.trials) == 0 and self.trials == 1
+
+    def with_trials(self, trials):
+        return replace(self, trials=trials)
+
+    def of_one_trial(self):
+        return replace(self, trials=1)
+
     def at_rows(self, rows):
         return self if np.ndim(self.trials) == 0 else replace(self, trials=np.asarray(self.trials)[rows])
 

@@ -93,7 +93,11 @@ class NegativeBinomial(Likelihood):
     link = "log"
 
     def hyperparameters(self):
-        return (Hyperparameter("size"),)
+        return (
+            Hyperparameter(
+                "size", without_end="the counts vary no more than a Poisson's, so family='poisson' suffices"
+            ),
+        )
 
     def log_density(self, y, eta, theta):
         return self.log_kernel(y, eta, theta) + self.log_base(y)

@@ -91,7 +91,11 @@ class StudentT(Likelihood):
     outcomes = REAL_NUMBERS
 
     def hyperparameters(self):
-        return Hyperparameter("scale"), Hyperparameter("df", Positive(unit=5.0))
+        return Hyperparameter("scale"), Hyperparameter(
+            "df",
+            Positive(unit=5.0),
+            without_end="the tails are no heavier than a Gaussian's, so family='gaussian' suffices",
+        )
 
     def log_density(self, y, eta, theta):
         sigma, nu = theta

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marglik.model import LinearModel
+from marglik.validate import counted
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -118,17 +119,15 @@ def _facts(fit: Fit) -> Iterable[tuple[str, str]]:
         yield "log evidence", f"{value:.4f} nats (-2 x it: {-2 * value:.4f}), {fit.method}; {_steps(fit)}"
     else:
         failed = int((~fit.optimum.converged).sum())
-        yield (
-            "learning",
-            f"{fit.method}; {f'{failed:,} targets did not converge' if failed else 'all converged'}",
-        )
+        how = f"{counted(failed, 'target')} did not converge" if failed else "all converged"
+        yield "learning", f"{fit.method}; {how}"
     yield "criterion", fit.criterion
     for note in fit.notes:
         yield "note", note
 
 
 def _steps(fit: Fit) -> str:
-    steps = "one step" if fit.n_iterations == 1 else f"{fit.n_iterations} steps"
+    steps = counted(fit.n_iterations, "step")
     if not fit.converged:
         return f"not converged in {steps}"
     if not fit.optimum.free.any() and not fit.optimum.limit.any():
@@ -186,12 +185,13 @@ def _over_targets(fit: Fit) -> Table:
     optimum = fit.optimum
     values: dict[str, Array] = {"log evidence": fit.log_evidence}
     for i, h in enumerate(fit.model.hyperparameters):
-        values[h.name] = optimum.theta[:, i]
+        if not h.fixed_effect:
+            values[h.name] = optimum.theta[:, i]
     for term in fit.edf:
         values[f"edf {term}"] = fit.edf[term].to_numpy()
     rows = []
     for name, x in values.items():
-        q = np.quantile(x, list(QUANTILES.values()))
+        q = np.nanquantile(x, list(QUANTILES.values()))
         zeros = f"{int((x == 0).sum()):,}" if name in fit.model.hyperparameters.names else ""
         rows.append((name, *(fixed(v, decimals(float(np.ptp(q)))) for v in q), zeros))
     columns = [aligned(list(cells)) for cells in zip(*(row[1:] for row in rows), strict=True)]

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The design in working order, and the sums over rows that are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+from scipy.linalg import blas
+
+from marglik.linalg import Arrow, Levels
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from numpy import ndarray as Array
+
+    from marglik.levels import Grouping
+    from marglik.rows import InMemory
+
+FEW = 12
+"""Up to this many dense columns are summed by level one at a time."""
+BLOCK = 1 << 18
+"""Entries of the dense columns that are weighted at a time, so that they stay in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """The columns of a grouping factor: m entries a row, in the columns of the row's level."""
+
+    codes: Int[Array, "n"]
+    n_levels: int
+    Z: Float[Array, "n m"]
+
+    @classmethod
+    def of(cls, grouping: Grouping) -> Factor:
+        """Those of a grouping factor of the model."""
+        return cls(grouping.codes, grouping.n_levels, grouping.Z)
+
+    @property
+    def size(self) -> int:
+        """Number of columns."""
+        return self.n_levels * self.Z.shape[1]
+
+    @cached_property
+    def _columns(self) -> list[Float[Array, "n"] | None]:
+        return [None if np.all(z == 1) else np.ascontiguousarray(z) for z in self.Z.T]
+
+    def entries(self, rows: slice) -> list[Float[Array, "n"] | None]:
+        """The columns of Z; None for one that is all ones."""
+        return [None if z is None else z[rows] for z in self._columns]
+
+    def times(self, w: Float[Array, "q m"], rows: slice) -> Float[Array, "n"]:
+        """Zw."""
+        codes = self.codes[rows]
+        return _total(_times(z, v[codes]) for z, v in zip(self.entries(rows), w.T, strict=True))
+
+    def sums(self, v: Float[Array, "n"] | None, rows: slice) -> Float[Array, "q m"]:
+        """Zᵀv; v = None stands for ones."""
+        codes, out = self.codes[rows], np.empty((self.n_levels, self.Z.shape[1]))
+        for i, z in enumerate(self.entries(rows)):
+            out[:, i] = np.bincount(codes, _times(z, v), self.n_levels)
+        return out
+
+    def blocks(self, v: Float[Array, "n"] | None, rows: slice) -> Float[Array, "q m m"]:
+        """Zᵀ diag(v) Z, level by level."""
+        codes, Z, m = self.codes[rows], self.entries(rows), self.Z.shape[1]
+        out = np.empty((self.n_levels, m, m))
+        for i in range(m):
+            for j in range(i + 1):
+                out[:, i, j] = out[:, j, i] = np.bincount(codes, _times(Z[i], _times(Z[j], v)), self.n_levels)
+        return out
+
+    def with_dense(self, v: Float[Array, "n"] | None, X: Float[Array, "n d"], rows: slice) -> Float[Array, "q m d"]:
+        """Zᵀ diag(v) X."""
+        codes, d = self.codes[rows], X.shape[1]
+        out = np.empty((self.n_levels, self.Z.shape[1], d))
+        for i, z in enumerate(self.entries(rows)):
+            weighted = _times(z, v)
+            if d <= FEW:
+                for c in range(d):
+                    out[:, i, c] = np.bincount(codes, _times(weighted, X[:, c]), self.n_levels)
+            else:
+                ones = np.ones(len(codes)) if weighted is None else weighted
+                by_row = sparse.csr_array((ones, codes, np.arange(len(codes) + 1)), shape=(len(codes), self.n_levels))
+                out[:, i] = by_row.T @ X
+        return out
+
+    def crossed(self, other: Factor, v: Float[Array, "n"] | None, rows: slice) -> Float[Array, "q m s"]:
+        """Zᵀ diag(v) Z′, by a table of the levels of both."""
+        key, q, r = self.codes[rows] * other.n_levels + other.codes[rows], self.n_levels, other.n_levels
+        out = np.empty((q, self.Z.shape[1], r, other.Z.shape[1]))
+        for i, z in enumerate(self.entries(rows)):
+            for j, x in enumerate(other.entries(rows)):
+                out[:, i, :, j] = np.bincount(key, _times(z, _times(x, v)), q * r).reshape(q, r)
+        return out.reshape(q, self.Z.shape[1], -1)
+
+
+def _times(z: Any, v: Any) -> Any:
+    """zv, where None stands for ones."""
+    return v if z is None else z if v is None else z * v
+
+
+def _total(parts: Iterator[Array]) -> Array:
+    out = next(parts)
+    for part in parts:
+        out = out + part
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """A grouping factor that is eliminated level by level, and a border: flat columns, dense ones, the other factors.
+
+    Parameters
+    ----------
+    inner
+        The factor of most weights; None where the model has none.
+    dense : (n, d)
+        The flat columns, then those of the dense terms.
+    outer
+        The other factors.
+    n_flat
+        Number of flat columns.
+    """
+
+    inner: Factor | None
+    dense: Float[Array, "n d"]
+    outer: tuple[Factor, ...]
+    n_flat: int
+
+    @classmethod
+    def of(cls, factors: Sequence[Factor], dense: Float[Array, "n d"], n_flat: int) -> Columns:
+        """With the first of the factors as the inner one."""
+        few = dense if dense.shape[1] > FEW else np.asfortranarray(dense)
+        return cls(factors[0] if factors else None, few, tuple(factors[1:]), n_flat)
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels of the inner factor."""
+        return 0 if self.inner is None else self.inner.n_levels
+
+    @property
+    def Z(self) -> Float[Array, "n m"]:
+        """Its columns."""
+        return np.zeros((len(self.dense), 1)) if self.inner is None else self.inner.Z
+
+    @property
+    def codes(self) -> Int[Array, "n"]:
+        """The level of each row."""
+        return np.zeros(len(self.dense), int) if self.inner is None else self.inner.codes
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """(q, m, f): levels, coefficients a level, and columns of the border."""
+        m = 1 if self.inner is None else self.inner.Z.shape[1]
+        return self.n_levels, m, self.dense.shape[1] + sum(f.size for f in self.outer)
+
+    @cached_property
+    def places(self) -> tuple[slice, ...]:
+        """Where the other factors lie on the border."""
+        ends = np.cumsum([self.dense.shape[1], *(f.size for f in self.outer)])
+        return tuple(slice(int(a), int(b)) for a, b in pairwise(ends))
+
+    @cached_property
+    def border(self) -> Float[Array, "n f"]:
+        """All columns of the border written out."""
+        return self._border(slice(0, len(self.dense)))
+
+    def _border(self, rows: slice) -> Float[Array, "n f"]:
+        X = self.dense[rows]
+        if not self.outer:
+            return X
+        out = np.zeros((len(X), self.shape[2]))
+        out[:, : X.shape[1]] = X
+        for factor, place in zip(self.outer, self.places, strict=True):
+            m = factor.Z.shape[1]
+            at = place.start + factor.codes[rows, None] * m + np.arange(m)
+            np.put_along_axis(out, at, factor.Z[rows], axis=1)
+        return out
+
+    def split(self, v: Float[Array, "*r p"]) -> tuple[Float[Array, "*r q m"], Float[Array, "*r f"]]:
+        """A vector's part along the blocks and its part along the border; leading axes are kept."""
+        q, m, _ = self.shape
+        top, bottom = v[..., : q * m], v[..., q * m :]
+        return top.reshape(*v.shape[:-1], q, m), bottom
+
+    def times(self, w: Float[Array, "p"], rows: slice) -> Float[Array, "n"]:
+        """Xw."""
+        top, bottom = self.split(w)
+        eta = self.dense[rows] @ bottom[: self.dense.shape[1]]
+        if self.inner is not None:
+            eta += self.inner.times(top, rows)
+        for factor, place in zip(self.outer, self.places, strict=True):
+            eta += factor.times(bottom[place].reshape(factor.n_levels, -1), rows)
+        return eta
+
+    def transpose_times(self, v: Float[Array, "n"], over: InMemory) -> Float[Array, "p"]:
+        """Xᵀv."""
+
+        def part(rows: slice) -> tuple[Array, ...]:
+            own = v[rows]
+            top = () if self.inner is None else (self.inner.sums(own, rows).reshape(-1),)
+            return (*top, own @ self.dense[rows], *(f.sums(own, rows).reshape(-1) for f in self.outer))
+
+        return np.concatenate(over.sum(part))
+
+    def gram(self, weights: Float[Array, "n"] | None, over: InMemory) -> Arrow:
+        """XᵀWX on the arrow's pattern."""
+        blocks, cross, border = over.sum(lambda rows: self._gram(None if weights is None else weights[rows], rows))
+        gram = Arrow(blocks, cross, border)
+        q, m, _ = self.shape
+        if m > 1 or not q:
+            return gram
+        N, B = gram.blocks[:, 0, 0], gram.cross[:, 0]
+        return replace(gram, levels=Levels(N, B, lambda: self._scatter(weights, over, N, B)))
+
+    def _gram(self, w: Float[Array, "n"] | None, rows: slice) -> tuple[Array, Array, Array]:
+        X = self.dense[rows]
+        d, f = X.shape[1], self.shape[2]
+        border = np.zeros((f, f))
+        border[:d, :d] = weighted_gram(X, w)
+        for i, (factor, place) in enumerate(zip(self.outer, self.places, strict=True)):
+            size, k = factor.Z.shape[1], factor.n_levels
+            own = border[place, place].reshape(k, size, k, size)
+            own[np.arange(k), :, np.arange(k)] = factor.blocks(w, rows)
+            beside = factor.with_dense(w, X, rows).reshape(factor.size, d)
+            border[place, :d], border[:d, place] = beside, beside.T
+            for other, there in zip(self.outer[:i], self.places[:i], strict=True):
+                beside = factor.crossed(other, w, rows).reshape(factor.size, other.size)
+                border[place, there], border[there, place] = beside, beside.T
+        if self.inner is None:
+            return np.zeros((0, 1, 1)), np.zeros((0, 1, f)), border
+        cross = [self.inner.with_dense(w, X, rows), *(self.inner.crossed(o, w, rows) for o in self.outer)]
+        return self.inner.blocks(w, rows), cross[0] if len(cross) == 1 else np.concatenate(cross, axis=2), border
+
+    def _scatter(
+        self, weights: Float[Array, "n"] | None, over: InMemory, N: Float[Array, "q"], B: Float[Array, "q f"]
+    ) -> Float[Array, "f f"]:
+        """Σ_i W_i r_i r_iᵀ, with r_i the border's columns less their regression on Z within the level of row i."""
+        means = B / np.where(N > 0, N, 1.0)[:, None]
+
+        def part(rows: slice) -> tuple[Array]:
+            r = self._border(rows) - self.Z[rows] * means[self.codes[rows]]
+            return (weighted_gram(r, None if weights is None else weights[rows]),)
+
+        few = max(BLOCK * 16 // max(B.shape[1], 1), 1)
+        return replace(over, chunk=min(over.chunk, few)).sum(part)[0]
+
+    def quadratic(self, C: Arrow, over: InMemory) -> Float[Array, "n"]:
+        """x_iᵀ C x_i for each row."""
+        return over.map(lambda rows: self._quadratic(C, rows))
+
+    def _quadratic(self, C: Arrow, rows: slice) -> Float[Array, "n"]:
+        X = self.dense[rows]
+        d = X.shape[1]
+        out = np.einsum("nd,nd->n", X @ C.border[:d, :d], X)
+        for i, (factor, place) in enumerate(zip(self.outer, self.places, strict=True)):
+            k, size = factor.n_levels, factor.Z.shape[1]
+            own = C.border[place, place].reshape(k, size, k, size)
+            out += _along(factor, own[np.arange(k), :, np.arange(k)], rows)
+            out += 2 * _beside(factor, C.border[place, :d].reshape(k, size, d), X, rows)
+            for other, there in zip(self.outer[:i], self.places[:i], strict=True):
+                out += 2 * _between(factor, other, C.border[place, there].reshape(k, size, -1), rows)
+        if self.inner is not None:
+            out += _along(self.inner, C.blocks, rows)
+            out += 2 * _beside(self.inner, C.cross[:, :, :d], X, rows)
+            for factor, place in zip(self.outer, self.places, strict=True):
+                out += 2 * _between(self.inner, factor, C.cross[:, :, place], rows)
+        return out
+
+
+def weighted_gram(X: Float[Array, "n d"], w: Float[Array, "n"] | None) -> Float[Array, "d d"]:
+    """XᵀWX, both triangles: half the products where no weight is negative."""
+    n, d = X.shape
+    if d <= FEW or (w is not None and not w.min(initial=0) >= 0):
+        return X.T @ (X if w is None else X * w[:, None])
+    out = np.zeros((d, d), order="F")
+    root = None if w is None else np.sqrt(w)
+    step = max(BLOCK // d, 1)
+    for i in range(0, n, step):
+        part = X[i : i + step] if root is None else X[i : i + step] * root[i : i + step, None]
+        out = blas.dsyrk(1.0, part.T, beta=1.0, c=out, lower=1, overwrite_c=1)
+    return np.tril(out) + np.tril(out, -1).T
+
+
+def _along(factor: Factor, blocks: Float[Array, "q m m"], rows: slice) -> Float[Array, "n"]:
+    """z_iᵀ C_g z_i with g the level of row i."""
+    codes, Z = factor.codes[rows], factor.entries(rows)
+    pairs = [(i, j) for i in range(len(Z)) for j in range(len(Z))]
+    return _total(_times(Z[i], _times(Z[j], blocks[:, i, j][codes])) for i, j in pairs)
+
+
+def _beside(factor: Factor, cross: Float[Array, "q m d"], X: Float[Array, "n d"], rows: slice) -> Float[Array, "n"]:
+    """z_iᵀ C_g x_i."""
+    codes = factor.codes[rows]
+    if X.shape[1] > FEW:
+        along = (np.einsum("nd,nd->n", cross[:, i][codes], X) for i in range(cross.shape[1]))
+        return _total(_times(z, a) for z, a in zip(factor.entries(rows), along, strict=True))
+    out = np.zeros(len(codes))
+    for i, z in enumerate(factor.entries(rows)):
+        for c in range(X.shape[1]):
+            out += _times(z, cross[:, i, c][codes] * X[:, c])
+    return out
+
+
+def _between(factor: Factor, other: Factor, cross: Float[Array, "q m s"], rows: slice) -> Float[Array, "n"]:
+    """z_iᵀ C_gh z′_i with g and h the levels of row i."""
+    a, b = factor.codes[rows], other.codes[rows] * other.Z.shape[1]
+    return _total(
+        _times(z, _times(x, cross[a, i, b + j]))
+        for i, z in enumerate(factor.entries(rows))
+        for j, x in enumerate(other.entries(rows))
+    )

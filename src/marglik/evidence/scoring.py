@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The maximum of Laplace's evidence inside its support, by Fisher's scoring with secant corrections.
+
+On the unconstrained φ, with g the gradient and F what a Gaussian model with these weights W would be expected to say
+of φ, the evidence bends by about B = F + A. F is computed anew at each point; A makes up for what F leaves out, such as
+log|H| moving with W, and learns it from the steps s and the changes y of −g (symmetric rank one):
+
+    φ ← φ + B⁻¹g,    A ← A + rrᵀ/rᵀs,    r = y − (F + A)s
+
+Each point costs one search for the mode, which sets out from where ∂ŵ/∂θ says that it has moved.
+
+References
+----------
+Dennis, Gay & Welsch (1981), ACM Transactions on Mathematical Software 7, 348 (the split of B).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from marglik.hyperparameters import Positive
+from marglik.model import LinearModel
+from marglik.posterior import Gaussian
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from marglik.evidence.base import EvidenceMethod
+    from marglik.model import Model
+
+MOST = 30
+"""Points after which the search is left to others."""
+RADIUS = 1.0
+"""First trust radius in φ."""
+CLOSE = 1e-6
+"""The last step, in φ: it is taken, and nothing computed there."""
+INSIDE = 0.02
+"""A scale at a smaller share of its natural size, or a larger multiple than the inverse, is not inside."""
+KNOWN = 30.0
+"""A scale whose logarithm the data tell with less information is compared with none at all."""
+PROBE = 1e-3
+"""Difference in φ that shows the curvature in the likelihood's own hyperparameters."""
+
+
+class Point(NamedTuple):
+    """The evidence at one φ."""
+
+    theta: Float[Array, "k"]
+    value: float
+    gradient: Float[Array, "k"]
+    information: Float[Array, "k k"]
+    posterior: Any
+
+
+def interior_maximum(
+    method: EvidenceMethod, model: Model, theta: Float[Array, "k"], free: Array
+) -> Float[Array, "1 k"] | None:
+    """θ̂ over the free coordinates; None where the maximum lies at an end of the support or is not reached."""
+    if not isinstance(model, LinearModel) or not free.any():
+        return None
+    search = _Search(method, model, theta, free)
+    if not search.start[search.positive].all():
+        return None
+    found = search.climbed()
+    return None if found is None or search.better_without_a_scale(found) else found.theta[None]
+
+
+class _Search:
+    def __init__(self, method: EvidenceMethod, model: LinearModel, theta: Array, free: Array):
+        self.method, self.model, self.free = method, model, free
+        self.names = model.hyperparameters
+        middle = np.median(model.start_theta(), axis=0)
+        self.start = np.where(free, middle, theta)
+        self.positive = np.array([isinstance(h.support, Positive) for h in self.names])
+        self.units = np.where(self.positive, np.abs(middle), 1.0)
+        first = model.n_prior_theta
+        self.own = [i for i in range(first, first + len(model.likelihood.hyperparameters())) if free[i]]
+
+    def at(self, theta: Float[Array, "k"], warm: Any) -> Point | None:
+        """Value, gradient and information in φ; None where there is no mode."""
+        e = self.method(self.model, theta, warm)
+        if e.checks or not np.isfinite(e.log_value):
+            return None
+        first = np.where(self.free, self.names.derivatives(theta[None])[0][0], 0.0)
+        information = first[:, None] * e.posterior.slopes.information * first
+        return Point(theta, float(e.log_value), e.gradient * first, information, e.posterior)
+
+    def moved(self, theta: Float[Array, "k"], step: Float[Array, "k"]) -> Float[Array, "k"]:
+        """θ after a step in φ."""
+        phi = self.names.unconstrain(theta[None])[0] + step
+        return np.where(self.free, self.names.constrain(phi[None])[0], theta)
+
+    def inside(self, theta: Float[Array, "k"]) -> bool:
+        """Whether no positive coordinate is close to an end."""
+        ratio = theta[self.positive & self.free] / self.units[self.positive & self.free]
+        return bool(np.all((ratio > INSIDE) & (ratio < 1 / INSIDE)))
+
+    def set_out(self) -> Point | None:
+        """The first point; for flat weights in θ one step from the middle with these weights integrated."""
+        if not self.model.flat_in_theta or not self.model.n_flat:
+            return self.at(self.start, None)
+        joint, k = self.model.with_flat_in_theta(False), len(self.names) - self.model.n_flat
+        search = _Search(self.method, joint, self.start[:k], self.free[:k])
+        here = search.at(search.start, None)
+        if here is None:
+            return None
+        step = search.step(here, here.information, RADIUS)[0]
+        theta = search.moved(here.theta, np.where(here.information.any(axis=0), step, 0.0))
+        top, bottom = joint.columns.split(here.posterior.near(theta))
+        flat, rest = np.split(bottom, [self.model.n_flat])
+        warm = Gaussian(np.concatenate([top.reshape(-1), rest]), here.posterior.precision)
+        return self.at(np.where(self.free, np.concatenate([theta, flat]), self.start), warm)
+
+    def step(self, here: Point, B: Float[Array, "k k"], radius: float) -> tuple[Float[Array, "k"], float, bool]:
+        """To the maximum of the quadratic model within the radius, its gain, and whether the model is concave."""
+        d, U = np.linalg.eigh(B[np.ix_(self.free, self.free)])
+        size = np.maximum(np.abs(d), 1e-10 * max(np.abs(d).max(initial=0), 1e-100))
+        g = here.gradient[self.free]
+        part = U @ ((U.T @ g) / size)
+        shrink = min(1.0, radius / max(np.abs(part).max(initial=0), 1e-300))
+        step = np.zeros(len(self.free))
+        step[self.free] = shrink * part
+        return step, float(g @ part) * shrink * (1 - shrink / 2), bool((d > 0).all())
+
+    def climbed(self) -> Point | None:
+        """The point where the next step is no longer than `CLOSE`, with that step taken."""
+        here = self.set_out()
+        if here is None:
+            return None
+        A, radius = self.own_curvature(here), RADIUS
+        for _ in range(MOST):
+            step, gain, concave = self.step(here, here.information + A, radius)
+            there = self.moved(here.theta, step)
+            if not self.inside(there):
+                return None
+            length = np.abs(step).max()
+            if length < CLOSE:
+                return here._replace(theta=there) if concave else None
+            new = self.at(there, here.posterior)
+            if new is None or new.value < here.value + 1e-4 * gain - 1e-11 * abs(here.value):
+                radius = length / 4
+                if new is None:
+                    continue
+            missing = here.gradient - new.gradient - (new.information + A) @ step
+            along = missing @ step
+            if abs(along) > 1e-8 * np.linalg.norm(missing) * np.linalg.norm(step):
+                A = A + np.outer(missing, missing) / along
+            if new.value > here.value + 0.75 * gain and length > 0.9 * radius:
+                radius *= 2
+            if new.value >= here.value + 1e-4 * gain - 1e-11 * abs(here.value):
+                here = new
+        return None
+
+    def own_curvature(self, here: Point) -> Float[Array, "k k"]:
+        """The rows of A that belong to the likelihood's own hyperparameters, by one difference each."""
+        A = np.zeros((len(here.theta),) * 2)
+        for i in self.own:
+            there = self.at(self.moved(here.theta, PROBE * (np.arange(len(A)) == i)), here.posterior)
+            if there is not None:
+                A[i] = A[:, i] = (here.gradient - there.gradient) / PROBE
+        return A
+
+    def better_without_a_scale(self, found: Point) -> bool:
+        """Whether one of the scales that the data hardly tell had better be zero."""
+        for i, h in enumerate(self.names):
+            if h.even and self.free[i] and i not in self.own and found.information[i, i] < KNOWN:
+                without = self.method(self.model, np.where(np.arange(len(self.names)) == i, 0.0, found.theta))
+                if without.checks or without.log_value > found.value:
+                    return True
+        return False

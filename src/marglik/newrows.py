@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Rows to predict, for models of arrays: those of the fit, or columns given by term label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from marglik.posterior import NewRows
+from marglik.validate import check_codes, check_effects, listed
+
+if TYPE_CHECKING:
+    from marglik.model import LinearModel
+
+
+def own_rows(model: LinearModel, wanted: set[str]) -> NewRows:
+    """The rows of the fit itself."""
+    terms = [t for t in model.prior if t.label in wanted]
+    columns = {t.label: t.design for t in terms} or {"": np.zeros((model.rows.n, 0))}
+    codes = {t.label: t.codes for t in terms if t.grouped}  # type: ignore[attr-defined]
+    offset = model.rows.offset
+    return NewRows(columns, codes, 0.0 if offset is None else offset)
+
+
+def array_rows(model: LinearModel, new: Any, wanted: set[str]) -> NewRows:
+    """Columns given by term label."""
+    if not isinstance(new, Mapping):
+        raise ValueError(
+            "This model was built from arrays, so predict needs a mapping from term label to columns, such as "
+            f"{{{', '.join(f'{t.label!r}: X' for t in model.prior)}}}."
+        )
+    columns, codes = {}, {}
+    for term in model.prior:
+        if term.label not in wanted:
+            continue
+        if term.label not in new:
+            raise ValueError(f"predict needs the columns of term {term.label!r}; leave it out with include= otherwise.")
+        if term.grouped:
+            X, Z = new[term.label], np.ones((len(new[term.label]), 1))
+            if term.names != ("Intercept",):
+                if not isinstance(X, tuple) or len(X) != 2:
+                    raise ValueError(
+                        f"Term {term.label!r} has the coefficients {', '.join(term.names)}, so predict needs a pair "
+                        "for it: the level of each row, and the columns."
+                    )
+                X, Z = X[0], np.asarray(X[1], float).reshape(len(X[1]), -1)
+            check_codes(X, len(term.levels), term.label, unseen=True)  # type: ignore[attr-defined]
+            check_effects(np.maximum(X, 0), len(term.levels), Z, term.names, term.label)  # type: ignore[attr-defined]
+            codes[term.label], columns[term.label] = np.asarray(X), Z
+            continue
+        X = np.asarray(new[term.label], float).reshape(len(new[term.label]), -1)
+        if X.shape[1] != len(term.names):
+            raise ValueError(f"Term {term.label!r} has {len(term.names)} columns, but {X.shape[1]} were given.")
+        columns[term.label] = X
+    rows = {label: len(X) for label, X in columns.items()}
+    if len(set(rows.values())) > 1:
+        counts = listed(f"{n} of {label!r}" for label, n in rows.items())
+        raise ValueError(f"predict needs as many rows of every term, but was given {counts}.")
+    return NewRows(columns, codes)
