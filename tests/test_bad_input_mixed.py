@@ -65,6 +65,7 @@ TERMS = {
         lambda: fit(effects(columns=np.where(np.arange(N)[:, None] == 3, [1, NAN], PAIR))),
         ("'x'", "NaN", "row 3"),
     ),
+    "a level twice": (lambda: effects(levels="abcdefga"), ("'(1 + x | g)'", "'a' at 0, 7")),
     "an order that is none": (lambda: effects(order=(0, 0)), ("order", "(0, 0)")),
 }
 
@@ -329,6 +330,24 @@ def test_more_effects_than_rows_with_the_noise_held():
 def test_a_hyperprior_on_part_of_a_covariance():
     for name in ("sd(x | g)", COR):
         says((repr(name), "covariance", "fixed="), lambda name=name: fit(effects(), hyperprior={name: lambda v: -v}))
+
+
+def test_a_hyperprior_that_is_no_density():
+    says(("'sd(noise)'", "3", "log density", "logpdf"), lambda: fit(intercepts(), hyperprior={"sd(noise)": 3}))
+
+
+def test_a_group_called_noise():
+    """Its scales are sd(… | noise): not to be confused with sd(noise)."""
+    fitted, expected = fit(effects(group="noise")), fit(effects())
+    assert fitted.log_evidence == expected.log_evidence
+    assert list(fitted.hyperparameters.index) == [
+        name.replace("| g", "| noise") for name in expected.hyperparameters.index
+    ]
+    np.testing.assert_array_equal(fitted.hyperparameters, expected.hyperparameters)
+    np.testing.assert_array_equal(fitted.random_effects("noise"), expected.random_effects("g"))
+    held = fit(effects(group="noise"), fixed={"sd(noise)": 0.5}).hyperparameters["estimate"]
+    assert held["sd(noise)"] == 0.5
+    assert held["sd(x | noise)"] != 0.5
 
 
 @pytest.mark.parametrize("name", ["a scale", "a scale and the correlation"])

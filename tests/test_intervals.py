@@ -204,6 +204,16 @@ def test_profiles_of_fixed_effects(name):
             np.testing.assert_allclose(drop, chi2.ppf(0.9, 1) / 2, rtol=0, atol=1e-5, err_msg=f"{effect} at {end}")
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1e3, 1e6])
+def test_profiles_of_fixed_effects_have_the_units_of_the_response(unit):
+    rng = np.random.default_rng(3)
+    g = np.arange(60) % 12
+    data = {"y": 3 + rng.standard_normal(12)[g] + rng.standard_normal(60), "x": rng.standard_normal(60), "g": g}
+    expected = marglik.fit("y ~ x + (1 | g)", data).confint("profile")
+    found = marglik.fit("y ~ x + (1 | g)", {**data, "y": unit * data["y"]}).confint("profile")
+    np.testing.assert_allclose(found, unit * expected, rtol=1e-6)
+
+
 SLEEP = {  # lme4's confint of the ML fit
     "sd(Intercept | Subject)": (14.38140, 37.715996),
     "cor(Intercept, Days | Subject)": (-0.4815007, 0.6849863),

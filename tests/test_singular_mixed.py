@@ -101,7 +101,7 @@ class Dense:
         """The best value from n random starts of any size and sign, and its factors."""
         rng = np.random.default_rng(seed)
         starts = 10 ** rng.uniform(-1.5, 0.5, (n, 1)) * rng.standard_normal((n, len(self.templates)))
-        found = [minimize(self, s, jac=True, method="BFGS", options={"gtol": 1e-7}) for s in starts]
+        found = [minimize(self, s, jac=True, method="BFGS", options={"gtol": 1e-7, "maxiter": 150}) for s in starts]
         top = min(found, key=lambda r: r.fun)
         theta = self.noise(top.x) * np.append(top.x, 1.0)
         return -top.fun, self.truth.factors(theta)[:-1]

@@ -11,6 +11,7 @@ MODULES = {
     "w4": "w4_ard",
     "w5": "w5_mixed",
     "w6": "w6_glmm",
+    "w6-logistic": "w6_logistic",
 }
 
 

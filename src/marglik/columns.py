@@ -13,17 +13,20 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import blas
 
-from marglik.linalg import Arrow, Levels
+from marglik.linalg import Arrow, Levels, NotPositiveDefinite
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
     from marglik.levels import Grouping
+    from marglik.linalg import Scaling
     from marglik.rows import InMemory
 
 FEW = 12
 """Up to this many dense columns are summed by level one at a time."""
+MOST_ENTRIES = 50_000_000
+"""No factor is computed from rows whose border, written out, has more entries."""
 BLOCK = 1 << 18
 """Entries of the dense columns that are weighted at a time, so that they stay in the cache."""
 
@@ -250,6 +253,38 @@ class Columns:
 
         few = max(BLOCK * 16 // max(B.shape[1], 1), 1)
         return replace(over, chunk=min(over.chunk, few)).sum(part)[0]
+
+    def rooted(
+        self, weights: Float[Array, "n"], L: Float[Array, "m m"], T: Scaling, mask: Float[Array, "f"]
+    ) -> tuple[Float[Array, "q m m"], Float[Array, "q m f"], Float[Array, "f f"]]:
+        """The factor of an arrow H = AᵀA + I from A = W^½XL itself, by orthogonal transformations a level.
+
+        Where a scale is so large that H, which squares it, no longer holds the prior or what differs from a level's
+        own columns, A still does.
+        """
+        q, m, f = self.shape
+        if not weights.min(initial=0) >= 0 or len(weights) * f > MOST_ENTRIES:
+            raise NotPositiveDefinite("The matrix is not positive definite.")
+        root = np.sqrt(weights)[:, None]
+        own, border = root * (self.Z @ L), T.right(root * self._border(slice(0, len(weights))))
+        order = np.argsort(self.codes, kind="stable")
+        ends = np.append(0, np.cumsum(np.bincount(self.codes, minlength=q)))
+        blocks, half, rest = np.zeros((q, m, m)), np.zeros((q, m, f)), []
+        for g in range(q):
+            rows = order[ends[g] : ends[g + 1]]
+            Q, R = np.linalg.qr(np.concatenate([own[rows], np.eye(m)]))
+            signs = np.where(R.diagonal() < 0, -1.0, 1.0)
+            X = np.concatenate([border[rows], np.zeros((m, f))])
+            along = Q.T @ X
+            left = X - Q @ along
+            again = Q.T @ left
+            blocks[g], half[g] = (signs[:, None] * R).T, signs[:, None] * (along + again)
+            rest.append(left - Q @ again)
+        R = np.linalg.qr(np.concatenate([*(rest or [border]), np.diag(mask)]))[1]
+        S = (np.where(R.diagonal() < 0, -1.0, 1.0)[:, None] * R).T
+        if not (np.isfinite(S).all() and np.isfinite(half).all() and S.diagonal().min(initial=1) > 0):
+            raise NotPositiveDefinite("The matrix is singular.")
+        return blocks, half, S
 
     def quadratic(self, C: Arrow, over: InMemory) -> Float[Array, "n"]:
         """x_iᵀ C x_i for each row."""

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from marglik.priors import Term
 
 
-MOST_ENTRIES = 50_000_000
-"""No factor is computed from rows whose border, written out, has more entries."""
-
-
 class ThetaDerivatives(NamedTuple):
     """Explicit derivatives in θ, weights held."""
 
@@ -270,40 +266,8 @@ class LinearExpansion(Expansion):
     @cached_property
     def neg_hessian(self):
         H = self.data_hessian.plus_identity(self.model.columns.split(self._penalised)[1])
-        return replace(H, rooted=self._rooted)
-
-    def _rooted(self) -> tuple[Array, Array, Array]:
-        """The factor of H from A = W^½XL and the prior's identity, by orthogonal transformations a level.
-
-        Where a scale is so large that H, which squares it, no longer holds the prior or what differs from a level's
-        own columns, A still does.
-        """
-        c, (L, T) = self.model.columns, self._factors
-        q, m, f = c.shape
-        weight = self.rows.weights
-        if not weight.min(initial=0) >= 0 or len(weight) * f > MOST_ENTRIES:
-            raise NotPositiveDefinite("The matrix is not positive definite.")
-        root = np.sqrt(weight)[:, None]
-        own, border = root * (c.Z @ L), T.right(root * c.border)
-        order = np.argsort(c.codes, kind="stable")
-        ends = np.append(0, np.cumsum(np.bincount(c.codes, minlength=q)))
-        blocks, half, rest = np.zeros((q, m, m)), np.zeros((q, m, f)), []
-        for g in range(q):
-            rows = order[ends[g] : ends[g + 1]]
-            Q, R = np.linalg.qr(np.concatenate([own[rows], np.eye(m)]))
-            signs = np.where(R.diagonal() < 0, -1.0, 1.0)
-            X = np.concatenate([border[rows], np.zeros((m, f))])
-            along = Q.T @ X
-            left = X - Q @ along
-            again = Q.T @ left
-            blocks[g], half[g] = (signs[:, None] * R).T, signs[:, None] * (along + again)
-            rest.append(left - Q @ again)
-        mask = c.split(self._penalised)[1]
-        R = np.linalg.qr(np.concatenate([*(rest or [border]), np.diag(mask)]))[1]
-        S = (np.where(R.diagonal() < 0, -1.0, 1.0)[:, None] * R).T
-        if not (np.isfinite(S).all() and np.isfinite(half).all() and S.diagonal().min(initial=1) > 0):
-            raise NotPositiveDefinite("The matrix is singular.")
-        return blocks, half, S
+        mask = self.model.columns.split(self._penalised)[1]
+        return replace(H, rooted=partial(self.model.columns.rooted, self.rows.weights, *self._factors, mask))
 
     def ascent(self):
         """Fisher's step: H with the expected information of the rows."""
@@ -364,8 +328,8 @@ class LinearExpansion(Expansion):
             out[:k, :k] = _paired(np.eye(len(L)) - C.blocks, [_relative(L, dot) for dot, _ in self._factor_slopes])
         for i, (place, own) in enumerate(T.runs):
             blocks = level_blocks(C.border, place, (place.stop - place.start) // len(own))
-            slopes = [_relative(own, dot.runs[i][1]) for _, dot in self._factor_slopes]
-            out[:k, :k] += _paired(np.eye(len(own)) - blocks, slopes)
+            relative = [_relative(own, dot.runs[i][1]) for _, dot in self._factor_slopes]
+            out[:k, :k] += _paired(np.eye(len(own)) - blocks, relative)
         penalised = slice(self.model.columns.n_flat, d)
         slopes = np.array([2 * dot.diagonal[penalised] / T.diagonal[penalised] for _, dot in self._factor_slopes])
         R = np.eye(d)[penalised, penalised] - C.border[penalised, penalised]

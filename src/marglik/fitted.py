@@ -14,7 +14,7 @@ from marglik import learn
 from marglik.check import Check
 from marglik.evidence import Evidence, EvidenceMethod, evaluate
 from marglik.model import LinearModel, Model
-from marglik.newrows import array_rows, own_rows
+from marglik.newrows import rows_to_predict
 from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
 from marglik.simulation import simulate
 from marglik.targets import TargetsPosterior, one
@@ -232,7 +232,8 @@ class Fit:
         """Estimates with standard errors and 95 % intervals: ``estimate, se, lower, upper, at_boundary``.
 
         Intervals are computed on the unconstrained scale. At a boundary the estimate is exactly 0, se is NaN and
-        upper is where twice the drop of the log evidence, others re-optimised, is 2.71.
+        upper is where twice the drop of the log evidence is 2.71, others re-optimised; with one scale a column, the
+        others as they are.
         """
         import pandas as pd
 
@@ -400,6 +401,11 @@ class Fit:
         group
             Name of the grouping factor; may be left out if there is only one. Terms of the same factor stand side by
             side.
+
+        Raises
+        ------
+        ValueError
+            There is no such factor.
         """
         import pandas as pd
 
@@ -491,21 +497,9 @@ class Fit:
         model = self._linear
         _one_of("scale", scale, ("response", "link"))
         _one_of("new_levels", new_levels, ("population", "raise"))
-        labels = [t.label for t in model.prior]
-        wanted = set(labels if include is None else [include] if isinstance(include, str) else include)
-        if not wanted <= set(labels):
-            raise ValueError(
-                f"include names {sorted(wanted - set(labels))[0]!r}, which is not a term. The terms are "
-                f"{', '.join(map(repr, labels))}."
-            )
         if interval is not None and not 0 < interval < 1:
             raise ValueError(f"interval must be a probability between 0 and 1, such as 0.95, not {interval!r}.")
-        if new is None:
-            rows = own_rows(model, wanted)
-        elif self.source is not None:
-            rows = self.source.new_rows(new, wanted, new_levels)
-        else:
-            rows = array_rows(model, new, wanted)
+        rows = rows_to_predict(model, self.source, new, include, new_levels)
         eta, variance = posterior.linear_predictor(rows)
         own = self.optimum.theta[:, model.n_prior_theta :].T
         own = own[:, 0] if not self._many else own
@@ -524,7 +518,13 @@ class Fit:
         return pd.DataFrame(columns)
 
     def check(self, simulations: int = 0) -> Check:
-        """Whether the answer can be trusted: so far the optimum, its curvature and its boundaries."""
+        """Whether the answer can be trusted: so far the optimum, its curvature and its boundaries.
+
+        Parameters
+        ----------
+        simulations
+            How many data sets to refit; none so far.
+        """
         if simulations:
             raise ValueError("simulations= is not available yet; call check() for the optimum and its boundaries.")
         method, optimum, names = self.evidence_method, self.optimum, self.model.hyperparameters
@@ -548,9 +548,16 @@ class Fit:
         return html(self)
 
     def plot(self, path: str | None = None) -> Any:
-        """Estimates with intervals and random effects as a picture; written to ``path`` (SVG, PNG, PDF) if given.
+        """Estimates with intervals and random effects as a picture; written to a file if asked.
 
-        Returns the matplotlib figure. Needs ``pip install 'marglik[plot]'``.
+        Parameters
+        ----------
+        path
+            Where to; its ending says in which format: svg, png, pdf.
+
+        Returns
+        -------
+        The matplotlib figure. Needs ``pip install 'marglik[plot]'``.
         """
         from marglik.report.plots import overview
 
@@ -560,6 +567,11 @@ class Fit:
         """Write the fit to one file, without pickle; `marglik.load` reads it.
 
         It holds the columns of the data that the model uses, the settings and θ̂.
+
+        Parameters
+        ----------
+        path
+            Of the file; any ending.
         """
         from marglik.saving import save
 

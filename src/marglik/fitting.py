@@ -88,7 +88,7 @@ def _fit_each(
             f"Target {listed(lost)} could not be learned, so its numbers are NaN. {next(iter(lost.values()))}",
             stacklevel=4,
         )
-    optimum = stacked([None if fit is None else fit.optimum for fit in fits])  # type: ignore[misc]
+    optimum = stacked([None if fit is None else fit.optimum for fit in fits])
     model = replace(model, flat_in_theta=found._linear.flat_in_theta)
     objective = replace(found.objective, model=model)
     return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
@@ -111,6 +111,12 @@ def _prepare(
                 "in place of |, or hold it: fixed=."
             )
         h.index(name)
+        given = objective.hyperprior[name]
+        if not callable(getattr(given, "logpdf", given)):
+            raise ValueError(
+                f"The hyperprior of {name!r} is {given!r}, but it must be a log density: a function of the value, or "
+                "an object with logpdf, such as scipy.stats.gamma(2)."
+            )
     return objective, base, free
 
 

@@ -203,9 +203,9 @@ class Located:
     @cached_property
     def converged(self) -> Bool[Array, "V"]:
         """Whether Newton's method would move no further than rounding lets it."""
-        step, gain = _newton_step(self.gradient, self.hessian, self.free, np.full(len(self.theta), RADIUS))
+        step, gain, newton = _newton_step(self.gradient, self.hessian, self.free, np.full(len(self.theta), RADIUS))
         still = (np.abs(step) < 1e-6).all(axis=1) | (gain < 1e-11 * (1 + np.abs(self.value)))
-        return still & np.isfinite(self.value) & _is_newton(self.hessian, self.free)
+        return still & np.isfinite(self.value) & newton
 
 
 Found = Optimum | Located
@@ -315,9 +315,8 @@ def _climb(
     iteration = crawled = 0
     while iteration < MAX_STEPS:
         iteration += 1
-        step, gain = _newton_step(gradient, hessian, free, radius, objective.slack)
+        step, gain, newton = _newton_step(gradient, hessian, free, radius, objective.slack)
         length = np.abs(step).max(axis=1, initial=0)
-        newton = _is_newton(hessian, free, objective.slack)
         done = (length < STEP) & newton | ~free.any(axis=1)
         running = free & endless & (np.abs(step) > 1e-3) & (gain < NEGLIGIBLE * 4)[:, None]
         stuck = (gain < 1e-13 * (1 + np.abs(value))) & ~done & ~running.any(axis=1) & newton
@@ -380,25 +379,26 @@ def _at_a_limit(objective: Objective, theta: Array, hessian: Array, free: Array)
     return free & positive & far & (np.abs(np.einsum("vkk->vk", hessian)) < FLAT)
 
 
-def _newton_step(g: Array, H: Array, free: Array, radius: Array, slack: float = 0.0) -> tuple[Array, Array]:
-    """Step to the maximum of the quadratic model within the radius, curvatures taken as concave; and its gain.
+def _newton_step(g: Array, H: Array, free: Array, radius: Array, slack: float = 0.0) -> tuple[Array, Array, Array]:
+    """Step to the maximum of the quadratic model within the radius, curvatures taken as concave; its gain; are they?
 
     Where that gains nothing, but the evidence bends up (a saddle), a step along the direction that rises most.
     """
     d, U = np.linalg.eigh(-_with_unit_diagonal(H, free))
-    size = np.maximum(np.abs(d), 1e-10 * np.maximum(np.abs(d).max(axis=1, keepdims=True, initial=0), 1e-300))
+    largest = np.abs(d).max(axis=1, keepdims=True, initial=0)
+    size = np.maximum(np.abs(d), 1e-10 * np.maximum(largest, 1e-300))
     z = np.einsum("vji,vj->vi", U, g)
     step = np.einsum("vij,vj->vi", U, z / size)
     length = np.abs(step).max(axis=1, initial=0)
     shrink = np.minimum(1.0, radius / np.maximum(length, 1e-300))
     step = np.where(free, step * shrink[:, None], 0)
     gain = np.einsum("vi,vi->v", g, step) * (1 - shrink / 2)
-    least = np.maximum(SADDLE, slack * np.abs(d).max(axis=1, initial=0))
+    least = np.maximum(SADDLE, slack * largest[:, 0])
     for v in np.flatnonzero((gain < NEGLIGIBLE) & (d.min(axis=1, initial=0) < -least)):
         up = np.where(free[v], U[v, :, 0] * (1 if z[v, 0] >= 0 else -1), 0)
         step[v] = up * radius[v] / np.abs(up).max()
         gain[v] = g[v] @ step[v] + step[v] @ H[v] @ step[v] / 2
-    return step, gain
+    return step, gain, np.all(d > -slack * largest, axis=1)
 
 
 def _with_unit_diagonal(H: Array, free: Array) -> Array:
@@ -407,12 +407,6 @@ def _with_unit_diagonal(H: Array, free: Array) -> Array:
     k = np.arange(H.shape[1])
     H[:, k, k] = np.where(free, H[:, k, k], -1.0)
     return np.nan_to_num(H)
-
-
-def _is_newton(H: Array, free: Array, slack: float = 0.0) -> Array:
-    """Whether H is negative definite over the free coordinates, but for a share of its size."""
-    d = np.linalg.eigvalsh(_with_unit_diagonal(H, free))
-    return np.all(d < slack * np.abs(d).max(axis=1, keepdims=True, initial=0), axis=1)
 
 
 def _moved(objective: Objective, theta: Array, step: Array) -> Array:
@@ -448,7 +442,7 @@ def covariance(optimum: Found) -> Float[Array, "V k k"]:
     """Inverse of the negative Hessian in φ over the free coordinates, zero elsewhere; NaN where it is not a maximum."""
     H = -_with_unit_diagonal(optimum.hessian, optimum.free)
     out = np.full_like(H, np.nan)
-    for v in np.flatnonzero(_is_newton(optimum.hessian, optimum.free)):
+    for v in np.flatnonzero(np.all(np.linalg.eigvalsh(H) > 0, axis=1)):
         out[v] = np.linalg.inv(H[v])
     return np.where(optimum.free[:, :, None] & optimum.free[:, None, :], out, 0)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ LARGE = 100.0
 
 
 LOST = 1e-9
-"""A pivot of the Schur complement that is a smaller share of its diagonal entry is computed from the rows instead."""
+"""Where a pivot is a smaller share of its diagonal entry, the factor is computed from the rows instead."""
 
 
 class NotPositiveDefinite(np.linalg.LinAlgError):
@@ -226,22 +227,32 @@ class Arrow:
 
     @cached_property
     def _factor(self) -> tuple[Array, Array, Array]:
+        """L of the blocks, L⁻¹B, and the factor of S."""
         try:
-            L, half, S = self._cholesky()
+            factor, lost = self._cholesky()
         except NotPositiveDefinite:
             if self.rooted is None:
                 raise
             return self.rooted()
-        lost = self.rooted is not None and (S.diagonal() ** 2 < LOST * self.border.diagonal()).any()
-        return self.rooted() if lost and self.levels is None else (L, half, S)  # type: ignore[misc]
+        if lost and self.rooted is not None:
+            with suppress(NotPositiveDefinite):
+                return self.rooted()
+        return factor
 
-    def _cholesky(self) -> tuple[Array, Array, Array]:
+    def _cholesky(self) -> tuple[tuple[Array, Array, Array], bool]:
+        """The factor, and whether a pivot is what is left of much larger numbers."""
         L = _cholesky_blocks(self.blocks)
         half = _solve_blocks(L, self.cross)
         if self.levels is not None and L.max(initial=0) > LARGE:
-            return L, half, cholesky(self.levels.schur())
-        flat = stacked(half)
-        return L, half, cholesky(self.border - flat.T @ flat)
+            schur = before = self.levels.schur()
+        else:
+            flat = stacked(half)
+            schur, before = self.border - flat.T @ flat, self.border
+        S = cholesky(schur)
+        lost = bool((S.diagonal() ** 2 < LOST * before.diagonal()).any())
+        if L.shape[1] > 1:
+            lost = lost or bool((np.einsum("qmm->qm", L) ** 2 < LOST * np.einsum("qmm->qm", self.blocks)).any())
+        return (L, half, S), lost
 
     @cached_property
     def log_det(self) -> float:

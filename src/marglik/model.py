@@ -493,11 +493,16 @@ class LinearModel(Model):
         f = self.columns.n_flat
         if self.likelihood.gaussian or not f:
             return None
-        if np.linalg.eigvalsh(H.border[:f, :f])[0] > IMPROPER**-2:
+        d, U = np.linalg.eigh(H.border[:f, :f])
+        if d[0] > IMPROPER**-2:
             return None
+        R = self.flat_basis.R
+        away = np.abs(np.linalg.solve(R, U[:, 0])) * np.sqrt(np.sum(R**2, axis=0))
+        columns = [name for name, size in zip(self.flat_names, away, strict=True) if size > 0.1 * away.max()]
         return (
-            "The likelihood keeps rising as fixed effects run off to infinity, as it does when all counts are zero or "
-            "when a column separates the outcomes. Drop that column or give it a prior: ridge(…)."
+            f"The likelihood keeps rising as fixed effects run off to infinity, those of {', '.join(columns[:5])}, as it "
+            "does when all counts are zero or when a column separates the outcomes. Drop the column or give it a prior: "
+            "ridge(…)."
         )
 
     @cached_property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Rows to predict, for models of arrays: those of the fit, or columns given by term label."""
+"""Rows to predict: those of the fit, new data, or columns given by term label."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ from marglik.validate import check_codes, check_effects, listed
 
 if TYPE_CHECKING:
     from marglik.model import LinearModel
+
+
+def rows_to_predict(model: LinearModel, source: Any, new: Any, include: Any, new_levels: str) -> NewRows:
+    """See `Fit.predict`; ``source`` turns data into columns, None for a model of arrays."""
+    labels = [t.label for t in model.prior]
+    wanted = set(labels if include is None else [include] if isinstance(include, str) else include)
+    if not wanted <= set(labels):
+        raise ValueError(
+            f"include names {sorted(wanted - set(labels))[0]!r}, which is not a term. The terms are "
+            f"{', '.join(map(repr, labels))}."
+        )
+    if new is None:
+        return own_rows(model, wanted)
+    return array_rows(model, new, wanted) if source is None else source.new_rows(new, wanted, new_levels)
 
 
 def own_rows(model: LinearModel, wanted: set[str]) -> NewRows:

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.linalg import blas
 
 from marglik.hyperparameters import Hyperparameter, Positive, Real, Triangle
-from marglik.validate import check_effects, listed
+from marglik.validate import check_effects, check_levels, listed
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -27,7 +27,21 @@ if TYPE_CHECKING:
 
 
 class Prior(tuple["Term", ...]):
-    """Terms side by side: their columns are concatenated, their factors stacked."""
+    """Terms side by side: their columns are concatenated, their factors stacked.
+
+    Parameters
+    ----------
+    terms
+        In order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from marglik.priors import Flat, Ridge
+    >>> prior = Flat(np.ones(3)) + Ridge(np.eye(3))
+    >>> [term.n_weights for term in prior]
+    [1, 3]
+    """
 
     def __add__(self, other: Prior | Term) -> Prior:  # type: ignore[override]
         return Prior((*self, *(other if isinstance(other, Prior) else (other,))))
@@ -260,8 +274,8 @@ class Ridge(Term):
 
     def units(self):
         X = self.columns
-        squares = np.einsum("ij,ij->j", X, X) / len(X)
-        return 1 / np.sqrt(self.factor_vjp(np.zeros(0), squares))
+        squares = self.factor_vjp(np.zeros(0), np.einsum("ij,ij->j", X, X) / len(X))
+        return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -429,6 +443,7 @@ class RandomEffects(Term):
         if not self.label:
             bar = "|" if self.correlated else "||"
             object.__setattr__(self, "label", f"({' + '.join(self._symbols)} {bar} {self.group})")
+        check_levels(self.levels, self.label)
         check_effects(self.codes, len(self.levels), self.Z, self.coefficients, self.label)
         if self.order is not None and sorted(self.order) != list(range(len(self.coefficients))):
             raise ValueError(

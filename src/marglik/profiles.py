@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from marglik.priors import RandomEffects
 
 FAR = 40.0
-"""Distance on the unconstrained scale beyond which an end is the end of the support."""
+"""Distance on the unconstrained scale, or in standard errors, beyond which an end is the end of the support."""
 
 
 def hold(
@@ -189,6 +189,6 @@ class FixedEffectProfile:
 
     def ends(self, estimate: float, se: float, target: float) -> tuple[float, float]:
         """Where the drop reaches ``target`` below and above the estimate."""
-        ends = [crossing(lambda t: self.drop(t) - target, estimate, sign * 2 * se) for sign in (-1, 1)]
-        low, high = (np.nan if end is None else end for end in ends)
+        ends = [crossing(lambda z: self.drop(estimate + z * se) - target, 0.0, sign * 2.0) for sign in (-1, 1)]
+        low, high = (np.nan if end is None else estimate + end * se for end in ends)
         return low, high

@@ -132,7 +132,7 @@ class ScalesPosterior(TermPosterior):
             return np.sqrt(np.maximum(variance, 0))
 
         f = self.model.n_flat
-        flat = np.sqrt(np.einsum("...ff->...f", np.reshape(self.flat_covariance, (-1, f, f))))
+        flat = np.sqrt(np.einsum("...ff->...f", np.reshape(self.flat_covariance, (len(self.theta), f, f))))
         found = self._by_term(flat, self._each(one), weights=False)
         return {label: self._squeezed(x) for label, x in found.items()}
 

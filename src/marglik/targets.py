@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marglik.learn import Found, Located, Objective, Optimum
-from marglik.posterior import TermPosterior
+from marglik.posterior import Gaussian, TermPosterior
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -24,12 +24,15 @@ class Start:
 
     mean: Array
 
+    def near(self, theta: Array) -> Array:
+        """The same, whatever θ is."""
+        return self.mean
 
-def stacked(optima: Sequence[Optimum | None]) -> Optimum:
+
+def stacked(optima: Sequence[Found | None]) -> Optimum:
     """The optima of all targets as one; a target that could not be learned (None) has θ = NaN and is not converged."""
     like = next(o for o in optima if o is not None)
-    lost = replace(
-        like,
+    lost = Optimum(
         theta=np.full_like(like.theta, np.nan),
         value=np.full_like(like.value, np.nan),
         gradient=np.zeros_like(like.gradient),
@@ -37,6 +40,7 @@ def stacked(optima: Sequence[Optimum | None]) -> Optimum:
         free=np.zeros_like(like.free),
         limit=np.zeros_like(like.limit),
         converged=np.zeros_like(like.converged),
+        n_iterations=0,
         trace=[np.array([np.nan])],
     )
     each = [lost if o is None else o for o in optima]
@@ -47,7 +51,7 @@ def stacked(optima: Sequence[Optimum | None]) -> Optimum:
         **{name: np.concatenate([getattr(o, name) for o in each]) for name in parts},
         n_iterations=max(o.n_iterations for o in each),
         trace=trace,
-        warm=tuple(None if o is None or o.warm is None else Start(o.warm.mean) for o in optima),
+        warm=tuple(Start(o.warm.mean) if o and isinstance(o.warm, Gaussian) else None for o in optima),
     )
 
 

@@ -89,7 +89,10 @@ def limit_values(names: Hyperparameters, optimum: learn.Found) -> Float[Array, "
 
 
 def scale_limits(objective: learn.Objective, optimum: learn.Found) -> Float[Array, "V k"]:
-    """For scales at zero, where the log evidence with the others re-optimised has dropped by `DROP`."""
+    """For scales at zero, where the log evidence has dropped by `DROP`.
+
+    The others are re-optimised, unless the method has limits of its own.
+    """
     V, k = optimum.theta.shape
     out = np.full((V, k), np.nan)
     names = objective.hyperparameters

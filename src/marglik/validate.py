@@ -141,6 +141,18 @@ def check_effects(codes: Array, n_levels: int, Z: Array | None, names: Sequence[
         raise ValueError(f"{label!r} has two coefficients called {twice!r}. Rename or drop one of them.")
 
 
+def check_levels(levels: Sequence[str], label: str) -> None:
+    """No level stands twice. (Combinations, which are written when asked for, are distinct.)"""
+    if not isinstance(levels, list | tuple | np.ndarray) or len(set(levels)) == len(levels):
+        return
+    seen: set[str] = set()
+    twice = next(level for level in levels if level in seen or seen.add(level))  # type: ignore[func-returns-value]
+    places = [i for i, level in enumerate(levels) if level == twice]
+    raise ValueError(
+        f"{label!r} has the level {twice!r} at {listed(places)}. Give each level one name, and its rows one code."
+    )
+
+
 def check_codes(codes: Array, n_levels: int, label: str, unseen: bool = False) -> None:
     """Codes of levels are whole numbers from 0; with ``unseen`` also −1."""
     codes = np.asarray(codes)
@@ -274,8 +286,8 @@ def check_fitted_exactly(noise: float, spread: float) -> None:
     """Learning did not drive the noise to zero, as it does where random effects leave nothing of the response."""
     if noise < 1e-8 * spread:
         raise ValueError(
-            "The response is fitted exactly by the terms of the model, so sd(noise) has no size to learn: the evidence "
-            "rises without end as it goes to zero. Leave a term out, or hold the noise: fixed={'sd(noise)': 1.0}."
+            "The response is fitted exactly by the terms of the model, so sd(noise) has no size to learn: it goes to "
+            "zero. Leave a term out, or hold the noise: fixed={'sd(noise)': 1.0}."
         )
 
 

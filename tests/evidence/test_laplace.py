@@ -8,11 +8,13 @@ from scipy.linalg import block_diag
 
 from marglik.evidence import Exact, Laplace, evaluate
 from marglik.evidence.laplace import Newton
-from marglik.likelihoods import Likelihood, Poisson
+from marglik.fitting import fit_model
+from marglik.likelihoods import Bernoulli, Likelihood, Poisson
 from marglik.model import LinearModel
+from marglik.posterior import Gaussian
 from marglik.priors import Flat, Prior, RandomEffects, Ridge
 from marglik.rows import InMemory
-from marglik.testing import check_evidence
+from marglik.testing import check_evidence, derivative
 from structures import STRUCTURES
 
 OPTIONS = {
@@ -210,3 +212,91 @@ def test_scales_far_away_are_their_limits():
 def test_a_search_that_is_cut_short_says_so():
     e = Laplace(Newton(max_steps=1))(_counts("flat + ridge"), np.array([1.0]))
     assert e.checks["mode"] == "Newton's method did not reach the mode in 1 steps."
+
+
+EVERY = [(structure, name) for structure in STRUCTURES for name in sorted(Likelihood.registry)]
+
+
+@pytest.mark.parametrize(("structure", "name"), EVERY, ids=map("-".join, EVERY))
+def test_gradient_of_every_likelihood_and_structure(problem, inside, structure, name):
+    model = problem(structure, Likelihood.registry[name](), n=23)
+    theta = inside(model)
+    e = Laplace()(model, theta)
+    assert not e.checks
+    for i, unit in enumerate(np.eye(len(theta))):
+        slope = derivative(lambda t, d=unit: Laplace()(model, theta + 0.3 * t * d, e.posterior).log_value) / 0.3
+        np.testing.assert_allclose(e.gradient[i], slope, rtol=1e-6, atol=1e-6)
+
+
+CONCAVE = [(s, n) for s, n in EVERY if Likelihood.registry[n].concave]
+
+
+@pytest.mark.parametrize(("structure", "name"), CONCAVE, ids=map("-".join, CONCAVE))
+def test_no_scale_is_too_large_or_small_for_the_mode(problem, inside, structure, name):
+    """All scales alike; those of each term in turn huge, and tiny. Correlations stay as they are.
+
+    With a huge scale the outcomes of some level are separated: fixed effects may be known to no better than 300, which
+    is said. Where what rows say cancels to e^-40 of itself, log|H| has few digits left.
+    """
+    model = problem(structure, Likelihood.registry[name](), n=23)
+    k = model.n_prior_theta
+    owners = np.repeat(np.arange(len(model.prior)), [len(t.hyperparameters()) for t in model.prior])
+    for s in (1e-8, 1e-4, 1e4, 1e8):
+        for one in [None, *sorted(set(owners))]:
+            theta = inside(model)
+            theta[:k] *= s if one is None else np.where(owners == one, s, 1.0)
+            e = Laplace()(model, theta)
+            if e.checks:
+                assert "keeps rising" in e.checks["mode"], theta
+                f = model.columns.n_flat
+                assert s > 1
+                assert np.linalg.eigvalsh(e.posterior.precision.border[:f, :f])[0] < 300.0**-2
+            assert np.isfinite(e.log_value)
+            assert np.isfinite(e.gradient).all()
+            if not e.checks:
+                again = Laplace()(model, theta, e.posterior).log_value
+                np.testing.assert_allclose(again, e.log_value, rtol={1e4: 1e-7, 1e8: 1e-3}.get(s, 1e-9))
+
+
+@pytest.mark.parametrize("name", sorted(n for n, c in Likelihood.registry.items() if not c.concave))
+def test_a_mode_of_a_likelihood_that_is_not_concave(problem, inside, structure, name):
+    """From where H is not positive definite by Fisher's steps: stationary, and H positive definite there, or said."""
+    model = problem(structure, Likelihood.registry[name](), n=23)
+    k = model.n_prior_theta
+    for s in (1e-3, 1.0, 1e3):
+        theta = inside(model)
+        theta[:k] *= s
+        rng = np.random.default_rng(5)
+        far = Gaussian(rng.standard_normal(model.n_weights), None)
+        for start in (None, far):
+            e = Laplace()(model, theta, start)
+            assert not e.checks
+            here = model.at(e.posterior.mean, theta)
+            assert here.score @ here.neg_hessian.solve(here.score) < 1e-12
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("quasi", [True, False])
+def test_separation_names_the_column(reml, quasi):
+    """Flat weights run off; under a prior everything is finite."""
+    rng = np.random.default_rng(2)
+    n = 40
+    x, z = rng.standard_normal((2, n))
+    y = (x > 0).astype(float)
+    x[0] = 0.0 if quasi else x[0]
+    y[0] = 1 - y[1] if quasi else y[0]
+    if quasi:
+        x[1] = 0.0
+    X = np.column_stack([np.ones(n), x, z])
+    groups = RandomEffects(np.arange(n) % 8, range(8), group="g")
+    flat = LinearModel(Bernoulli(), Flat(X, ["Intercept", "x", "z"]) + groups, InMemory(y), reml=reml)
+    with pytest.raises(ValueError, match=r"keeps rising as fixed effects run off to infinity, those of .*x"):
+        fit_model(flat)
+    proper = LinearModel(Bernoulli(), Flat(X[:, ::2], ["Intercept", "z"]) + Ridge(x) + groups, InMemory(y), reml=reml)
+    e = fit_model(proper, fixed={"sd(weights)": 2.0})
+    assert np.isfinite(e.log_evidence)
+
+
+def test_no_count_at_all_is_said():
+    model = LinearModel(Poisson(), Flat(np.ones(9), ["Intercept"]) + Ridge(np.arange(9.0)), InMemory(np.zeros(9)))
+    assert "those of Intercept," in Laplace()(model, np.array([0.1])).checks["mode"]

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Adaptive quadrature: between Laplace's method and the integral, which sums over fine grids give to all digits."""
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
+from click.testing import CliRunner
 from scipy import optimize, stats
 from scipy.special import expit, logsumexp
 
 import marglik
 from marglik import learn
 from marglik.evidence import Exact, Laplace, Quadrature, choose, evaluate, nodes
+from marglik.interfaces.cli import main
 from marglik.likelihoods import Bernoulli, Likelihood, NegativeBinomial, Poisson
 from marglik.model import LinearModel
 from marglik.priors import Flat, RandomEffects, Ridge
@@ -207,6 +212,18 @@ def test_levels_without_rows_change_nothing():
     assert not top[::2].any()
 
 
+@pytest.mark.parametrize("flat_in_theta", [False, True])
+@pytest.mark.parametrize("likelihood", [Poisson(), NegativeBinomial(), Bernoulli()], ids=lambda x: type(x).__name__)
+def test_nodes_where_densities_overflow(likelihood, flat_in_theta):
+    """Levels without any event and with all of them, effects a hundred times their size on the log scale."""
+    y = np.array([0, 0, 0, 3, 900, 2, 0, 0, 0, 1, 0, 2])
+    y = np.minimum(y, 1) if likelihood.outcomes.upper == 1 else y
+    prior = Flat(np.ones(12)) + RandomEffects(np.repeat(np.arange(4), 3), "abcd", group="g")
+    model = LinearModel(likelihood, prior, y, reml=not flat_in_theta, flat_in_theta=flat_in_theta)
+    own, flat = [2.0] * len(likelihood.hyperparameters()), [0.1] * flat_in_theta
+    check_evidence(Quadrature(401), model, [100.0, *own, *flat])
+
+
 @pytest.mark.parametrize("points", [1, 2, 7, 30, 100])
 def test_rule(points):
     """Nodes and weights against NumPy's; moments of the normal distribution."""
@@ -349,6 +366,23 @@ def test_points_are_for_quadrature(method):
         ValueError, match=rf"points=5 is for method='quadrature', but the method asked for is '{method}'"
     ):
         marglik.fit("y ~ 1 + (1 | g)", DATA, family="poisson", method=method, points=5)
+
+
+def test_programs_are_refused():
+    assert "cannot split up a program" in Quadrature().unsuited(object())
+
+
+def test_on_the_command_line(tmp_path):
+    pd.DataFrame(DATA).to_csv(tmp_path / "data.csv", index=False)
+    told = [str(tmp_path / "data.csv"), "seen ~ x + (1 | g)", "--family", "bernoulli", "--json"]
+    found = CliRunner().invoke(main, ["fit", *told, "--ml", "--method", "quadrature", "--points", "9"])
+    expected = marglik.fit("seen ~ x + (1 | g)", DATA, family="bernoulli", reml=False, method="quadrature", points=9)
+    answer = json.loads(found.stdout)
+    assert (found.exit_code, answer["method"]) == (0, "quadrature")
+    np.testing.assert_allclose(answer["log_evidence"], expected.log_evidence, rtol=1e-9)
+    refused = CliRunner().invoke(main, ["fit", *told, "--points", "9"])
+    assert refused.exit_code == 2
+    assert "points=9 is for method='quadrature', but the method asked for is 'auto'" in refused.stderr
 
 
 def test_auto_does_not_choose_it():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One scale a column: the maximum against closed forms and against searches from many random starts."""
 
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -231,6 +232,48 @@ def test_some_held(held):
     assert fitted.converged
 
 
+@pytest.mark.parametrize(("seed", "held"), [(0, {}), (24, {}), (24, {"sd(noise)": 1.3}), (24, {"sd(x2)": 0.4})])
+def test_upper_limits(seed, held):
+    """Of columns without a scale: where twice the log evidence has dropped by 2.71, the others as they are."""
+    X, y = draw(seed)
+    X = np.column_stack([X, np.ones(len(X)), X[:, 0]])  # of a constant nothing is known, of a copy something
+    if "sd(x2)" in held:
+        held = {**held, "sd(noise)": 1.3}
+    fitted = fit(X, y, fixed=held)
+    table = fitted.hyperparameters
+    upper = table["upper"][table["at_boundary"]]
+    constant = f"sd(x{X.shape[1] - 2})"
+    assert upper[constant] == np.inf
+    assert len(upper) > 3
+    for name, value in upper.drop(constant).items():
+        drop = fitted.log_evidence - fitted.log_evidence_at({name: value})
+        np.testing.assert_allclose(2 * drop, 2.705543454095404, rtol=1e-8)
+
+
+def test_upper_limits_without_noise():
+    """Of columns that are not needed, and of the noise."""
+    X, y = draw(2014, (15,), (40,))
+    fitted = fit(X, y)
+    table = fitted.hyperparameters
+    upper = table["upper"][table["at_boundary"]]
+    assert len(upper) == 27
+    assert upper.index[-1] == "sd(noise)"
+    for name, value in upper.items():
+        drop = fitted.log_evidence - fitted.log_evidence_at({name: value})
+        np.testing.assert_allclose(2 * drop, 2.705543454095404, rtol=1e-5)
+
+
+def test_upper_limits_of_many_columns_take_no_time():
+    """As much as a few evaluations: a profile of each would take hours."""
+    rng = np.random.default_rng(18)
+    X = rng.standard_normal((400, 300))
+    fitted = fit(X, X[:, :5] @ np.ones(5) + rng.standard_normal(400))
+    start = time.process_time()
+    table = fitted.hyperparameters
+    assert time.process_time() - start < 5
+    assert np.all(np.isfinite(table["upper"]))
+
+
 def test_targets_are_independent():
     X, y = draw(3, (50,), (8,))
     rng = np.random.default_rng(0)
@@ -283,6 +326,74 @@ def test_columns_that_say_nothing():
     theta = theta_of(more)[0]
     np.testing.assert_allclose(theta[:8], theta_of(fitted)[0, :8], rtol=1e-6)
     np.testing.assert_array_equal(theta[8:11], 0)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_columns_without_any_variation(intercept):
+    """Zeros and constants: their weights are zero, of zeros nothing is known; if that is all, what is left is noise."""
+    X, y = draw(8, (40,), (8,))
+    zeros = fit(np.column_stack([X, np.zeros(40)]), y, intercept)
+    np.testing.assert_allclose(zeros.log_evidence, fit(X, y, intercept).log_evidence, rtol=1e-10)
+    row = zeros.hyperparameters.loc["sd(x8)"]
+    assert (row["estimate"], row["upper"]) == (0, np.inf)
+    only = fit(np.zeros((40, 2)) if not intercept else np.ones((40, 2)), y, intercept)
+    expected = np.sqrt(np.mean(y**2)) if not intercept else y.std(ddof=1)
+    np.testing.assert_allclose(theta_of(only)[0], [0, 0, expected], rtol=1e-12)
+    assert np.all(only.posterior.mean["ridge"] == 0)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("scale", [1e-70, 1e70])
+def test_columns_of_very_different_size(scale, intercept):
+    """Means, deviations and the value at the maximum, as in units of one."""
+    X, y = draw(9, (40,), (6,))
+    units = np.array([scale, 1, 1 / scale, 1e5, 1e-5, 1])
+    plain, other = fit(X, y, intercept), fit(X * units, y, intercept)
+    np.testing.assert_allclose(other.log_evidence, plain.log_evidence, rtol=1e-9)
+    np.testing.assert_allclose(other.posterior.mean["ridge"] * units, plain.posterior.mean["ridge"], rtol=1e-6)
+    np.testing.assert_allclose(other.posterior.sd["ridge"] * units, plain.posterior.sd["ridge"], rtol=1e-6)
+    np.testing.assert_allclose(
+        (other.hyperparameters["upper"] * np.append(units, 1)), plain.hyperparameters["upper"], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("V", [None, 3])
+def test_the_estimator_against_the_covariance_written_out(V):
+    """Coefficients, their covariance, precisions, and predictions for new rows with a noise of their own."""
+    X, y = draw(5, (40,), (8,))
+    rng = np.random.default_rng(0)
+    Y = y if V is None else np.column_stack([y, rng.standard_normal(40), X[:, 0] + 0.1 * y])
+    found = marglik.RidgeEB(groups="columns").fit(X, Y)
+    new = rng.standard_normal((4, 8))
+    mean, sd = found.predict(new, return_std=True)
+    for v in range(V or 1):
+        at = (lambda a: a) if V is None else (lambda a: a[..., v])  # noqa: B023
+        of = (lambda a: a) if V is None else (lambda a: a[v])  # noqa: B023
+        s, noise = of(found.lambda_) ** -0.5, of(found.alpha_) ** -0.5
+        true = Truth(model(X, at(Y))).at(np.append(s, noise))
+        np.testing.assert_allclose(of(found.log_evidence_), true.value, rtol=1e-10)
+        np.testing.assert_allclose(of(found.coef_), true.mean[1:], rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(of(found.intercept_), true.mean[0], rtol=1e-9)
+        np.testing.assert_allclose(of(found.sigma_), true.covariance[1:, 1:], rtol=1e-7, atol=1e-14)
+        K = np.column_stack([np.ones(4), new])
+        np.testing.assert_allclose(at(mean), K @ true.mean, rtol=1e-9)
+        np.testing.assert_allclose(at(sd) ** 2, np.einsum("ij,jk,ik->i", K, true.covariance, K) + noise**2, rtol=1e-9)
+
+
+def test_alpha_and_lambda_as_in_the_usual_estimator():
+    """At its own maximum, which here is the same: precisions and the covariance of the weights that it keeps."""
+    from sklearn.linear_model import ARDRegression
+
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((400, 6))
+    y = 3 + X @ [2.0, 0, -1.0, 0, 0.5, 1.0] + 0.5 * rng.standard_normal(400)
+    ours, theirs = marglik.RidgeEB(groups="columns").fit(X, y), ARDRegression(max_iter=10_000, tol=1e-12).fit(X, y)
+    kept = np.isfinite(ours.lambda_)
+    np.testing.assert_array_equal(kept, theirs.lambda_ < theirs.threshold_lambda)
+    np.testing.assert_allclose(ours.lambda_[kept], theirs.lambda_[kept], rtol=5e-3)
+    np.testing.assert_allclose(ours.alpha_, theirs.alpha_, rtol=1e-2)  # theirs does not count the intercept
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-3)
+    np.testing.assert_allclose(ours.sigma_[np.ix_(kept, kept)], theirs.sigma_, rtol=2e-2, atol=1e-6)
 
 
 def test_nothing_but_noise():

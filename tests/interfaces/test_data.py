@@ -3,6 +3,7 @@ import decimal
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -50,7 +51,7 @@ def _pieces(folder):
 
 
 def _polars(_):
-    return pytest.importorskip("polars").DataFrame(COLUMNS)
+    return pl.DataFrame(COLUMNS)
 
 
 def _nullable(_):
@@ -282,3 +283,41 @@ def test_bad_tables_are_refused_in_one_sentence(name):
 def test_repeated_names_in_an_arrow_table():
     with pytest.raises(BadData, match=r"several columns"):
         read_frame(pa.table([[1], [2]], names=["a", "a"]))
+
+
+POLARS = {
+    "as they come": pl.DataFrame,
+    "levels as a categorical": lambda c: pl.DataFrame(c).with_columns(pl.col("site").cast(pl.Categorical)),
+    "small integers": lambda c: pl.DataFrame(c).with_columns(pl.col("g").cast(pl.Int8)),
+    "pyarrow": pa.table,
+    "pyarrow, levels by number": lambda c: pa.table({**c, "site": pa.array(c["site"]).dictionary_encode()}),
+}
+
+
+@pytest.mark.parametrize("name", POLARS)
+def test_fits_and_predictions_from_other_libraries(name, tmp_path):
+    """What pandas gives, from the fit to the predictions, also by a fit that was saved."""
+    columns = {**COLUMNS, "y": 3 * (np.arange(N) % 3) + COLUMNS["g"] * COLUMNS["x"] + np.sin(np.arange(N))}
+    formula = "y ~ x + on + (1 | site) + (0 + x | g)"
+    expected, fitted = (marglik.fit(formula, make(columns)) for make in (pd.DataFrame, POLARS[name]))
+    assert not expected.hyperparameters["at_boundary"].any()
+    close = {"rtol": 1e-7}  # a categorical's levels may stand in another order
+    np.testing.assert_allclose(fitted.hyperparameters.astype(float), expected.hyperparameters.astype(float), **close)
+    np.testing.assert_allclose(fitted.fixed_effects, expected.fixed_effects, **close)
+    fitted.save(tmp_path / "fit")
+    some = {k: v[:7] for k, v in columns.items() if k != "y"}
+    some["g"] = np.array([0, 1, 99, 3, 4, 0, 1])
+    for own in (fitted, marglik.load(tmp_path / "fit")):
+        found = own.predict(POLARS[name](some), interval=0.9)
+        np.testing.assert_allclose(found, expected.predict(pd.DataFrame(some), interval=0.9), **close)
+        assert own.predict(POLARS[name](some)[:0]).shape == (0,)
+
+
+def test_holes_in_polars_frames():
+    holes = pl.DataFrame({"y": [1.0, 2.5, 2.0, 4.0, 3.5, 6.0], "g": ["a", None, "b", "b", "c", "c"]})
+    with pytest.raises(ValueError, match=r"Column 'g' has no value \(NaN\) in row 1 "):
+        marglik.fit("y ~ 1 + (1 | g)", holes)
+    fitted = marglik.fit("y ~ 1 + (1 | g)", holes, missing="drop", fixed={"sd(Intercept | g)": 1.0})
+    assert list(fitted.random_effects("g").index) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"Column 'g' of the new data has no value \(NaN\) in row 1 "):
+        fitted.predict(holes)

@@ -60,7 +60,7 @@ def test_effects_are_the_columns_built_by_hand(effects):
     term = model.prior[1]
     expected = np.column_stack(list(EFFECTS[effects].values()))
     assert term.names == tuple(EFFECTS[effects])
-    np.testing.assert_allclose(term.columns, expected, rtol=1e-14)
+    np.testing.assert_allclose(term.design, expected, rtol=1e-14)
     assert term.group == "g"
     assert list(term.levels) == list("abcdef")
     assert [term.levels[i] for i in term.codes] == DATA["g"].tolist()
@@ -132,7 +132,7 @@ def test_three_nested_factors_with_slopes():
     assert list(model.prior[3].levels)[:3] == ["7:r:False", "7:r:True", "7:s:False"]
     rows = source.new_rows(DATA[3:9], {"fixed effects", *labels}, "raise")
     for term in model.prior:
-        np.testing.assert_array_equal(rows.columns[term.label], term.columns[3:9])
+        np.testing.assert_array_equal(rows.columns[term.label], term.design[3:9])
 
 
 def test_combinations_that_do_not_occur_are_no_levels():
@@ -151,7 +151,7 @@ def test_a_variable_may_be_number_and_group():
     model, _, _ = build("y ~ a + (a | g) + (1 | a)", DATA, Gaussian())
     flat, slopes, group = model.prior
     np.testing.assert_array_equal(flat.columns[:, 1], DATA["a"])
-    np.testing.assert_array_equal(slopes.columns[:, 1], DATA["a"])
+    np.testing.assert_array_equal(slopes.design[:, 1], DATA["a"])
     assert list(group.levels) == [7, 8, 9]
 
 
@@ -178,7 +178,7 @@ def test_rows_with_missing_values_in_any_term_are_dropped():
 
 def test_levels_that_were_not_in_the_fit_are_those_of_the_population():
     _, source, _ = build("y ~ x + (x | a/b)", DATA, Gaussian())
-    new = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "a": [7, 8, 10, 9], "b": ["r", "t", "r", None]})
+    new = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "a": [7, 8, 10, 9], "b": ["r", "t", "r", "u"]})
     rows = source.new_rows(new, {"(1 + x | a)", "(1 + x | a:b)"}, "population")
     assert rows.codes["(1 + x | a)"].tolist() == [0, 1, -1, 2]
     assert rows.codes["(1 + x | a:b)"].tolist() == [0, -1, -1, -1]

@@ -46,7 +46,7 @@ class Newton:
     def _climb(self, model: Model, theta: Array, start: Array) -> tuple[Expansion, Array, str | None]:
         w, point = start, model.at(start, theta)
         step, gain, trouble = _step(point)
-        if not gain < FAR:  # a warm start from another θ can be far off
+        if trouble or not gain < FAR:  # a warm start from another θ can be far off
             cold = model.start_weights()
             there = model.at(cold, theta)
             if not point.log_joint >= there.log_joint:

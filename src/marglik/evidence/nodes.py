@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp, roots_hermitenorm
@@ -207,7 +207,8 @@ class Levels:
 
     def totals(self, delta: Float[Array, "f"]) -> Totals:
         """F, ∇F and S, with the prior of v."""
-        each = [nodes.totals() for nodes in self.nodes(delta)]
+        with np.errstate(over="ignore", invalid="ignore"):  # nodes may lie too far out for numbers: they have no share
+            each = [nodes.totals() for nodes in self.nodes(delta)]
         value, score, precision = (np.sum(part, axis=0) for part in zip(*each, strict=True))
         v, penalty = self.v + delta, self.border_penalty
         value = value - penalty @ v**2 / 2 - penalty.sum() * LOG_2PI / 2
@@ -248,27 +249,42 @@ class Nodes:
         starts = self.all.starts[self.part.levels] - tile.start if many else np.zeros(1, int)
         return np.add.reduceat(values, starts, axis=1)
 
-    def likelihood(self, tile: slice) -> tuple[Likelihood, Array, Array]:
-        """What the rows' density is made of: the likelihood, y and η_ik."""
+    @cached_property
+    def _kept(self) -> dict[tuple[str, int], Any]:
+        return {}
+
+    def _once(self, what: str, tile: slice, compute: Callable[[], Any]) -> Any:
+        """Computed and kept, unless there are several tiles."""
+        if len(self.part.tiles) > 1:
+            return compute()
+        if (what, tile.start) not in self._kept:
+            self._kept[what, tile.start] = compute()
+        return self._kept[what, tile.start]
+
+    def _likelihood(self, tile: slice) -> tuple[Likelihood, Array, Array]:
         at, codes = self.all, self.codes(tile)
         eta = at.eta[tile] + at.moved[tile] @ self.delta
         eta = eta + sum(a * there.take(codes, axis=1) for a, there in zip(at.A[tile].T, self.away, strict=True))
         return at.model.likelihood.at_rows(at.order[tile]), at.y[tile], eta
 
-    @cached_property
-    def _kept(self) -> dict[int, tuple[Array, ...]]:
-        return {}
+    def likelihood(self, tile: slice) -> tuple[Likelihood, Array, Array]:
+        """What the rows' density is made of: the likelihood, y and η_ik."""
+        return self._once("likelihood", tile, lambda: self._likelihood(tile))
 
-    def densities(self, tile: slice) -> tuple[Array, Array, Array, Array]:
-        """ℓ_i(η_ik) and three derivatives."""
-        if tile.start in self._kept:
-            return self._kept[tile.start]  # type: ignore[return-value]
+    def log_density(self, tile: slice) -> Float[Array, "K n"]:
+        """ℓ_i(η_ik); −∞ where a node lies so far out that it overflows."""
         likelihood, y, eta = self.likelihood(tile)
-        found = likelihood.log_kernel(y, eta, self.all.own), *likelihood.derivatives(y, eta, self.all.own)
-        weighted = tuple(np.broadcast_to(d * self.all.multiplier[tile], eta.shape) for d in found)
-        if len(self.part.tiles) == 1:
-            self._kept[tile.start] = weighted
-        return weighted  # type: ignore[return-value]
+        found = likelihood.log_kernel(y, eta, self.all.own) * self.all.multiplier[tile]
+        return _finite(found, otherwise=-np.inf)
+
+    def _derivatives(self, tile: slice) -> tuple[Array, ...]:
+        likelihood, y, eta = self.likelihood(tile)
+        found = likelihood.derivatives(y, eta, self.all.own)
+        return tuple(_finite(np.broadcast_to(d * self.all.multiplier[tile], eta.shape)) for d in found)
+
+    def derivatives(self, tile: slice) -> tuple[Array, ...]:
+        """Its first three derivatives; zero where it is −∞, and the node has no share."""
+        return self._once("derivatives", tile, lambda: self._derivatives(tile))
 
     @cached_property
     def _first(self) -> tuple[Float[Array, "K q"], Float[Array, "f K q"]]:
@@ -279,10 +295,9 @@ class Nodes:
         t = at.log_weights[:, None] - log_C - prior
         g = -np.einsum("mfq,mkq->fkq", self.E, u)
         for tile in self.part.tiles:
-            value, slope, _, _ = self.densities(tile)
-            t += self.by_level(tile, value)
+            t += self.by_level(tile, self.log_density(tile))
             for own, x in zip(g, at.moved[tile].T, strict=True):
-                own += self.by_level(tile, x * slope)
+                own += self.by_level(tile, x * self.derivatives(tile)[0])
         return t, g
 
     @cached_property
@@ -295,39 +310,49 @@ class Nodes:
         """π_gk."""
         return np.exp(self._first[0] - self.log_integral)
 
+    def shared(self, values: Float[Array, "*r K q"]) -> Float[Array, "*r K q"]:
+        """Zero where a node has no share."""
+        return values if self.share.all() else np.where(self.share > 0, values, 0.0)
+
+    @cached_property
+    def slope(self) -> Float[Array, "f K q"]:
+        """g_gk."""
+        return self.shared(self._first[1])
+
     @cached_property
     def mean_slope(self) -> Float[Array, "f q"]:
         """ḡ_g."""
-        return np.einsum("kq,fkq->fq", self.share, self._first[1])
+        return np.einsum("kq,fkq->fq", self.share, self.slope)
 
     def totals(self) -> Totals:
         """Their part of F, ∇F and S."""
-        at, g, f = self.all, self._first[1], len(self.delta)
+        at, g, f = self.all, self.slope, len(self.delta)
         mean, S = self.mean_slope, np.zeros((f, f))
         if f:
             S = np.einsum("mfq,mhq->fh", self.E, self.E) + mean @ mean.T
             S -= (g * self.share).reshape(f, -1) @ g.reshape(f, -1).T
             for tile in self.part.tiles:
-                bend = np.einsum("kn,kn->n", self.share.take(self.codes(tile), axis=1), self.densities(tile)[2])
+                bend = np.einsum("kn,kn->n", self.share.take(self.codes(tile), axis=1), self.derivatives(tile)[1])
                 S -= at.moved[tile].T @ (at.moved[tile] * bend[:, None])
         return Totals(float(self.log_integral.sum()), mean.sum(axis=1), S)
 
     def pull_back(self, bars: Bars, M: Float[Array, "f f"], toward: Float[Array, "f"], seed: float) -> None:
         """Add derivatives of seed · Σ log I_g − ½ tr(MS) + towardᵀ∇F, with M and ``toward`` held."""
-        at, (_, g), pi, u, mean = self.all, self._first, self.share, self.u, self.mean_slope
+        at, g, pi, u, mean = self.all, self.slope, self.share, self.u, self.mean_slope
         E, levels, tiles = self.E, self.part.levels, self.part.tiles
         Mg, push = np.tensordot(M, g, 1), (toward[:, None] - M @ mean)[:, None]
         r = pi * (Mg + push)
         each = np.einsum("fkq,fkq->kq", g, Mg / 2 + push)
         leverages = [np.einsum("nf,nf->n", at.moved[tile] @ M, at.moved[tile]) for tile in tiles]
         for tile, leverage in zip(tiles, leverages, strict=True):
-            each += self.by_level(tile, leverage * self.densities(tile)[2]) / 2
+            each += self.by_level(tile, leverage * self.derivatives(tile)[1]) / 2
+        each = self.shared(each)
         t = pi * (seed + each - np.einsum("kq,kq->q", pi, each))
 
         u_bar = -at.penalty[:, None, None] * t * u - np.einsum("mfq,fkq->mkq", E, r)
         E_bar = -np.einsum("mkq,fkq->mfq", u, r) - np.einsum("mfq,fh->mhq", E, M)
         for tile, leverage in zip(tiles, leverages, strict=True):
-            codes, X, (_, d1, d2, d3) = self.codes(tile), at.moved[tile], self.densities(tile)
+            codes, X, (d1, d2, d3) = self.codes(tile), at.moved[tile], self.derivatives(tile)
             t_row, pi_row, r_row = (x.take(codes, axis=-1) for x in (t, pi, r))
             along, wide = np.einsum("nf,fkn->kn", X, r_row), pi_row * leverage / 2
             eta_bar = t_row * d1 + along * d2 + wide * d3
@@ -340,8 +365,9 @@ class Nodes:
             bars.add_rows(at, tile, eta_bar.sum(axis=0), A_bar, X_bar, self.delta)
             if len(at.own):
                 likelihood, y, eta = self.likelihood(tile)
-                for i, orders in enumerate(likelihood.theta_derivatives(y, eta, at.own)):
-                    moved = sum(bar * d for bar, d in zip((t_row, along, wide), orders, strict=True))
+                slopes = likelihood.theta_derivatives(y, eta, at.own)
+                for i, orders in enumerate(slopes):
+                    moved = sum(bar * _finite(d) for bar, d in zip((t_row, along, wide), orders, strict=True))
                     bars.own[i] += np.sum(moved * at.multiplier[tile])
 
         whole = u_bar.sum(axis=1)
@@ -350,6 +376,10 @@ class Nodes:
         bars.E[levels] = (E_bar + whole[:, None] * self.delta[:, None]).transpose(2, 0, 1)
         pulled = np.einsum("qij,jkq->ikq", at.C_inverse[levels], u_bar)
         bars.C[levels] = -np.einsum("ikq,jkq->qij", self.away, pulled) - seed * np.eye(len(u)) * at.C_inverse[levels]
+
+
+def _finite(x: Float[Array, "K n"], otherwise: float = 0.0) -> Float[Array, "K n"]:
+    return x if np.isfinite(x).all() else np.where(np.isfinite(x), x, otherwise)
 
 
 @dataclass(frozen=True, eq=False)

@@ -255,8 +255,9 @@ class Marginal:
 
     def _pulled(self, M: Float[Array, "f f"], toward: Float[Array, "f"], seed: float) -> Bars:
         bars = Bars.zero(self.levels)
-        for nodes in self.levels.nodes(self.delta):
-            nodes.pull_back(bars, M, toward, seed)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for nodes in self.levels.nodes(self.delta):
+                nodes.pull_back(bars, M, toward, seed)
         return bars
 
     def _hessian_bar(self, bars: Bars) -> Arrow:

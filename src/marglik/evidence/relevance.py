@@ -456,6 +456,8 @@ def search(problem: Problem) -> Point | noiseless.Fit:
     starts from all columns, at the same ratio and at random ones.
     """
     p = len(problem.z)
+    if not p:
+        return nothing(problem)
     at, alike = exchange(problem, forward(problem, nothing(problem)))
     ends = [at]
     if alike and p <= FEW:

@@ -35,12 +35,14 @@ MOST = 30
 """Points after which the search is left to others."""
 RADIUS = 1.0
 """First trust radius in φ."""
-CLOSE = 1e-6
-"""The last step, in φ: it is taken, and nothing computed there."""
+CLOSE = 1e-5
+"""The last step, in φ: it is taken, and nothing computed there. What it leaves is a small share of it."""
 INSIDE = 0.02
 """A scale at a smaller share of its natural size, or a larger multiple than the inverse, is not inside."""
 KNOWN = 30.0
 """A scale whose logarithm the data tell with less information is compared with none at all."""
+LOCAL = 0.5
+"""A longer step in φ says little of the curvature at its end."""
 PROBE = 1e-3
 """Difference in φ that shows the curvature in the likelihood's own hyperparameters."""
 
@@ -107,8 +109,8 @@ class _Search:
         here = search.at(search.start, None)
         if here is None:
             return None
-        step = search.step(here, here.information, RADIUS)[0]
-        theta = search.moved(here.theta, np.where(here.information.any(axis=0), step, 0.0))
+        step = search.step(here, here.information + search.own_curvature(here), RADIUS)[0]
+        theta = search.moved(here.theta, step)
         top, bottom = joint.columns.split(here.posterior.near(theta))
         flat, rest = np.split(bottom, [self.model.n_flat])
         warm = Gaussian(np.concatenate([top.reshape(-1), rest]), here.posterior.precision)
@@ -146,7 +148,7 @@ class _Search:
                     continue
             missing = here.gradient - new.gradient - (new.information + A) @ step
             along = missing @ step
-            if abs(along) > 1e-8 * np.linalg.norm(missing) * np.linalg.norm(step):
+            if length < LOCAL and abs(along) > 1e-8 * np.linalg.norm(missing) * np.linalg.norm(step):
                 A = A + np.outer(missing, missing) / along
             if new.value > here.value + 0.75 * gain and length > 0.9 * radius:
                 radius *= 2

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +13,18 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from marglik.fitting import fit_model
 from marglik.interfaces.groups import side_by_side
 from marglik.interfaces.sklearn import LinearEB, kept_rows
 from marglik.likelihoods import Bernoulli
+from marglik.targets import stacked
+from marglik.validate import listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
+
+    from marglik.fitted import Fit
+    from marglik.model import LinearModel
 
 
 class LogisticRidgeEB(ClassifierMixin, LinearEB):
@@ -27,6 +35,8 @@ class LogisticRidgeEB(ClassifierMixin, LinearEB):
     One scale s for all columns, one for each group g of them, or one for each column, as in `RidgeEB`. The weights are
     integrated out by Laplace's approximation. Probabilities are averaged over the posterior, so that they are less
     sure where the data say little. Of more than two classes each is told from all others, with scales of its own.
+    Where columns tell a class from the others without error, the evidence has no maximum; then its scales are held at
+    a wide value, and a warning says so.
 
     Parameters
     ----------
@@ -108,6 +118,36 @@ class LogisticRidgeEB(ClassifierMixin, LinearEB):
         self.coef_, self.intercept_ = np.atleast_2d(coef), np.atleast_1d(intercept)
         return self
 
+    def _maximised(self, model: LinearModel) -> Fit:
+        """As learned; with scales held for classes that are told apart without error.
+
+        The wider the prior, the more intercepts do so, and all of them count: the evidence has no maximum.
+        """
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit = fit_model(model)
+        y = model.rows.y.reshape(model.rows.n, -1)
+        apart = ~np.atleast_1d(fit.converged)
+        if apart.any():
+            apart &= ((2 * y - 1) * fit.predict(scale="link").reshape(y.shape) > 0).all(axis=0)
+        if not apart.any():
+            for warning in caught:
+                warnings.warn(warning.message, stacklevel=4)
+            return fit
+        held = fit_model(model, fixed=_wide(model))
+        which = self.classes_[1:] if y.shape[1] == 1 else self.classes_[apart]
+        note = (
+            f"The columns tell {listed(map(repr, which.tolist()))} from the rest without error, so the evidence rises "
+            "without end as scales grow, and they cannot be learned. They are held where log odds have a prior "
+            f"standard deviation of {WIDE:g}."
+        )
+        warnings.warn(note, stacklevel=4)
+        notes = (*fit.notes, note)
+        if y.shape[1] == 1:
+            return replace(held, notes=notes)
+        optima = [(held if away else fit).target(v).optimum for v, away in enumerate(apart)]
+        return replace(fit, optimum=stacked(optima), notes=notes)  # type: ignore[arg-type]
+
     def predict(self, X: Any) -> Array:
         """The likeliest class of each row.
 
@@ -153,6 +193,22 @@ class LogisticRidgeEB(ClassifierMixin, LinearEB):
         eta, variance = self._predictor(self._new(X))
         sd = np.sqrt(variance)
         return logistic_normal(-eta, sd), logistic_normal(eta, sd)
+
+
+WIDE = 5.0
+"""Log odds that are as good as certain: 99.3 %."""
+
+
+def _wide(model: LinearModel) -> dict[str, float]:
+    """Scales for which x w, over the rows, has a standard deviation of `WIDE` in the prior, the same share of each."""
+    (term,) = model.dense
+    counts = model.rows.counts
+    spread = np.average((term.columns - np.average(term.columns, 0, counts)) ** 2, 0, counts)
+    k = len(term.hyperparameters())
+    place = np.zeros(len(spread), int) if k == 1 else term.groups  # type: ignore[attr-defined]
+    total = np.bincount(place, spread, minlength=k)
+    scales = np.divide(WIDE, np.sqrt(k * total), out=np.zeros(k), where=total > 0)
+    return dict(zip((h.name for h in term.hyperparameters()), map(float, scales), strict=True))
 
 
 def logistic_normal(mean: Array, sd: Array) -> Array:

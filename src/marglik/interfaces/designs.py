@@ -31,8 +31,9 @@ FUNCTIONS: Mapping[str, Any] = {
 }
 CODINGS = ("C", "I", "scale", "center", "poly", "bs", "offset")
 """What formulae brings, of which messages speak."""
-CONTRASTS = {"Sum", "Treatment"}
-"""Names inside ``C(…)`` that are no columns."""
+CONSTANTS: Mapping[str, Any] = {"pi": np.pi, "np.pi": np.pi}
+NO_COLUMNS = {"Sum", "Treatment", *CONSTANTS}
+"""What is no column where the data have none of that name: contrasts inside ``C(…)``, numbers."""
 
 Table = Mapping[str, "Series"]
 
@@ -220,7 +221,7 @@ def _formulae(text: str, table: Table, shown: str) -> Any:
     from formulae import design_matrices
     from formulae.environment import Environment
 
-    known = Environment([{**FUNCTIONS, "np": np}])
+    known = Environment([{**FUNCTIONS, **CONSTANTS, "np": np}])
     try:
         with np.errstate(all="ignore"), redirect_stdout(io.StringIO()):  # formulae prints what it raises
             return design_matrices(text, pd.DataFrame(dict(table)), na_action="error", env=known).common

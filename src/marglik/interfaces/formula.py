@@ -21,7 +21,7 @@ from marglik.interfaces.data import (
     settled,
     unpacked,
 )
-from marglik.interfaces.designs import CONTRASTS, Coded, Design, design, side_by_side, variables
+from marglik.interfaces.designs import NO_COLUMNS, Coded, Design, design, side_by_side, variables
 from marglik.interfaces.factors import Factor, described, factorise
 from marglik.interfaces.grammar import BadFormula, Formula, Grouping, Penalised, is_name, parse, split_terms
 from marglik.interfaces.response import respond
@@ -232,11 +232,16 @@ def _terms(
         ridge, designs[penalised.text] = _penalised(penalised, table, n)
         terms.append(ridge)
     found: dict[tuple[str, ...], tuple[Factor, Array]] = {}
+    made = {formula.parametric: fixed}
     for grouping in formula.grouping:
+        if grouping.effects not in made:
+            made[grouping.effects] = design(grouping.effects, table, n, grouping.text)
         if grouping.columns not in found:
             found[grouping.columns] = factorise(grouping.columns, table)
         factors[grouping.text], codes = found[grouping.columns]
-        effects, designs[grouping.text] = _random_effects(grouping, table, n, factors[grouping.text], codes)
+        effects, designs[grouping.text] = _random_effects(
+            grouping, made[grouping.effects], factors[grouping.text], codes
+        )
         terms.append(effects)
     return terms, designs, factors
 
@@ -285,8 +290,8 @@ def _used_columns(formula: Formula, frame: DataFrame) -> list[str]:
         if formula.response.strip("`") in names:
             raise BadFormula(f"{formula.response!r} is the response, so it cannot be in a term too: {text!r}.")
         used += names
-    contrasts = CONTRASTS - set(frame.columns)
-    return [name for name in used if name not in contrasts] + [name for g in formula.grouping for name in g.columns]
+    others = NO_COLUMNS - set(frame.columns)
+    return [name for name in used if name not in others] + [name for g in formula.grouping for name in g.columns]
 
 
 def _penalised(term: Penalised, table: Mapping[str, Series], n: int) -> tuple[Ridge, tuple[Design, ...]]:
@@ -303,9 +308,8 @@ def _penalised(term: Penalised, table: Mapping[str, Series], n: int) -> tuple[Ri
 
 
 def _random_effects(
-    term: Grouping, table: Mapping[str, Series], n: int, factor: Factor, codes: Array
+    term: Grouping, found: Design | None, factor: Factor, codes: Array
 ) -> tuple[RandomEffects, tuple[Design, ...]]:
-    found = design(term.effects, table, n, term.text)
     if found is None or not found.names or found.offset is not None:
         raise BadFormula(f"{term.text!r} needs columns left of its bar, as in '(1 + x | g)', and no offset.")
     if not term.correlated and isinstance(found.rule, Coded):

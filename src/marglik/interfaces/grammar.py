@@ -183,8 +183,16 @@ def _canonical(terms: list[tuple[str, str]]) -> str:
             intercept = "1" if (sign, term) in {("+", "1"), ("-", "0")} else "0"
         else:
             _plausible(term)
-            rest += f" {sign} {term}"
+            rest += "".join(f" {sign} {cell}" for cell in _nested(term))
     return intercept + rest.replace("^", "**")
+
+
+def _nested(term: str) -> list[str]:
+    """``a/b/c`` is a, a:b and a:b:c."""
+    parts = split(term, "/")
+    if len(parts) > 1 and (_top_level(term, "*") or any(part.startswith("(") for part in parts)):
+        raise BadFormula(f"{term!r} has a / beside a * or parentheses. Write it out: a/b is a + a:b.")
+    return [":".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _function(term: str) -> str:

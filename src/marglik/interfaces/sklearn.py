@@ -48,10 +48,14 @@ class LinearEB(BaseEstimator):
             weights = Ridge(X, names, label=WEIGHTS, groups=groups.place, scales=groups.scales)
         flat = (Flat(np.ones((len(X), 1)), ("Intercept",), label=INTERCEPT),) if self.fit_intercept else ()
         model = LinearModel(likelihood, Prior((*flat, weights)), InMemory(y, counts=counts))
-        self.fit_: Fit = fit_model(model)
+        self.fit_: Fit = self._maximised(model)
         self.__dict__.pop("sigma_", None)
         mean = self.fit_.posterior.mean
         return mean[WEIGHTS], mean[INTERCEPT][..., 0] if self.fit_intercept else np.zeros(y.shape[1:])[()]
+
+    def _maximised(self, model: LinearModel) -> Fit:
+        """The model at its best hyperparameters."""
+        return fit_model(model)
 
     def _predictor(self, X: Array) -> tuple[Array, Array]:
         """Posterior mean and variance of the linear predictor."""

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Bad input beside the Gaussian: one clear sentence that says what is wrong, where, and what to try."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import marglik
+from marglik import Flat, LinearModel, Ridge
+from marglik.interfaces.cli import main
+from marglik.likelihoods import Bernoulli, Binomial, Poisson
+
+DATA = pd.DataFrame(
+    {
+        "k": [1, 0, 2, 4, 1, 3, 2, 5],
+        "n": [4, 3, 2, 6, 5, 3, 2, 5],
+        "x": [0.1, 1.0, 0.0, 2.0, 0.5, 1.5, 0.2, 0.9],
+        "g": list("aabbccdd"),
+        "half": [1.0, 0.5, 2.0, 4.0, 1.5, 3.0, 2.0, 5.0],
+        "less": [1, 0, -2, 4, 1, 3, -2, 5],
+        "none": np.zeros(8, int),
+        "three": list("nyynmyny"),
+        "same": ["y"] * 8,
+        "t": [1.0, 2.0, 0.0, 3.0, 1.0, 0.0, 2.0, 1.0],
+    }
+)
+DATA["p"] = DATA["x"].clip(0.05, 1)
+DATA["away"] = DATA["n"] * (DATA["x"] > 0)
+DATA["apart"] = (DATA["x"] > 0.6).astype(int)
+RHS = "~ x + (1 | g)"
+FORMULAS = {
+    "a negative count": ("less", "poisson", {}, ("counts: whole numbers from 0", "-2 in row 2", "2 such rows: 2, 6")),
+    "half a count": ("half", "negative_binomial", {}, ("counts", "0.5 in row 1", "2 such rows: 1, 4")),
+    "a zero for a gamma": ("k", "gamma", {}, ("numbers above 0", "0 in row 1")),
+    "a proportion of one": ("p", "beta", {}, ("between 0 and 1, both excluded", "1 in row 1")),
+    "two for yes": ("k", "bernoulli", {}, ("0 (no) or 1 (yes)", "2 in row 2")),
+    "three words": ("three", "bernoulli", {}, ("'three'", "two levels", "has 3: m, n, y")),
+    "one word": ("same", "bernoulli", {}, ("'same'", "two levels", "has 1: y")),
+    "words for counts": ("three", "poisson", {}, ("'three' must be numbers", "'n' in row 0")),
+    "binomial with one column": ("k", "binomial", {}, ("cbind(successes, failures) ~", "family='bernoulli'")),
+    "cbind of counts": ("cbind(k, n)", "poisson", {}, ("Poisson takes one column", "family='binomial'")),
+    "cbind by default": ("cbind(k, n)", "gaussian", {}, ("Gaussian takes one column", "family='binomial'")),
+    "cbind of three": ("cbind(k, n, x)", "binomial", {}, ("two columns", "cbind(successes, failures)")),
+    "cbind of nothing": ("cbind(k, )", "binomial", {}, ("two columns",)),
+    "more than cbind": ("cbind(k, n) + 1", "binomial", {}, ("two columns",)),
+    "successes beside trials": ("cbind(n, k - n)", "binomial", {}, ("'k - n'", "whole numbers from 0", "-3 in row 0")),
+    "half a success": ("cbind(half, n)", "binomial", {}, ("'half'", "0.5 in row 1, 4", "numbers of trials")),
+    "words for successes": ("cbind(three, n)", "binomial", {}, ("'three' must be numbers",)),
+    "no such column": ("cbind(kk, n)", "binomial", {}, ("'kk'", "no such column", "Did you mean 'k'")),
+    "no trials": ("cbind(none, away)", "binomial", {}, ("no trials in row 2", "Leave such rows out")),
+    "a link it does not have": ("k", "poisson", {"link": "sqrt"}, ("Poisson has the link 'log' only, not 'sqrt'",)),
+    "no such link": ("apart", "bernoulli", {"link": "log"}, ("'logit', 'probit' and 'cloglog', not 'log'",)),
+    "no such family": ("k", "poison", {}, ("no family 'poison'", "'poisson'")),
+    "no family": ("k", None, {}, ("family must be the name of a family or a likelihood", "None")),
+    "a class": ("k", Poisson, {}, ("family must be the name of a family or a likelihood",)),
+}
+
+
+def says(parts, call):
+    with pytest.raises(ValueError) as caught:
+        call()
+    text = str(caught.value)
+    assert text.endswith(".")
+    assert "\n" not in text
+    for part in parts:
+        assert part in text, f"{part!r} is not in: {text}"
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formulas(name):
+    left, family, more, parts = FORMULAS[name]
+    says(parts, lambda: marglik.fit(f"{left} {RHS}", DATA, family=family, **more))
+
+
+def test_an_exposure_of_zero():
+    parts = ("offset(log(t)) is -inf in row 2 and 1 more", "t = 0", "above zero")
+    says(parts, lambda: marglik.fit("k ~ x + offset(log(t)) + (1 | g)", DATA, family="poisson"))
+    fit = marglik.fit("k ~ x + offset(log(t)) + (1 | g)", DATA[DATA["t"] > 0], family="poisson")
+    says(("row 2, 5",), lambda: fit.predict(DATA))
+
+
+@pytest.mark.parametrize("family", ["poisson", "negative_binomial"])
+def test_counts_that_are_all_zero(family):
+    says(("all counts are zero", "prior: ridge"), lambda: marglik.fit(f"none {RHS}", DATA, family=family))
+
+
+def test_a_column_that_separates():
+    says(("separates the outcomes", "prior: ridge"), lambda: marglik.fit("apart ~ x", DATA, family="bernoulli"))
+    trials = {"trials": DATA["n"].to_numpy(float)}
+    model = LinearModel(Binomial(**trials), Flat(np.ones(8)) + Ridge(DATA[["x"]]), DATA["k"].to_numpy(float))
+    assert np.isfinite(marglik.fit(model).log_evidence)
+
+
+def test_trials_that_are_none():
+    says(("whole number from 0", "1.5 in row 1"), lambda: Binomial(trials=[1.0, 1.5]))
+    says(("numbers of trials for 2 rows",), lambda: LinearModel(Binomial(trials=[1, 1]), Ridge(np.eye(3)), np.zeros(3)))
+    says(("'logit', 'probit' and 'cloglog', not 'log'",), lambda: Bernoulli("log"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["k ~ x", "--family", "binomial"], "cbind(successes, failures)"),
+        (["k ~ x", "--family", "poisson", "--link", "sqrt"], "Poisson has the link 'log' only"),
+        (["cbind(k, n) ~ x", "--family", "poisson"], "Poisson takes one column"),
+    ],
+)
+def test_on_the_command_line(arguments, part, tmp_path):
+    DATA.to_csv(tmp_path / "data.csv", index=False)
+    result = CliRunner().invoke(main, ["fit", str(tmp_path / "data.csv"), *arguments])
+    assert result.exit_code == 2
+    assert part in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_link_on_the_command_line(tmp_path):
+    DATA.to_csv(tmp_path / "data.csv", index=False)
+    formula = "cbind(k, n) ~ x + (1 | g)"
+    arguments = ["fit", str(tmp_path / "data.csv"), formula, "--family", "binomial", "--link", "probit", "--json"]
+    result = CliRunner().invoke(main, arguments)
+    expected = marglik.fit(formula, DATA, family="binomial", link="probit")
+    assert result.exit_code == 0
+    assert f'"log_evidence": {expected.log_evidence}'[:30] in result.stdout
