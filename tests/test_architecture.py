@@ -23,7 +23,8 @@ LAYERS = [  # a module imports from layers before its own alone
     {"expansion", "gram", "levels", "thin", "report.tour", "interfaces.designs"},
     {"model", "interfaces.families", "interfaces.response"},
     {"posterior", "projection", "simulation", "solvers"},
-    {"evidence.base", "evidence.nodes", "evidence.noiseless", "evidence.scoring", "mixed_posterior", "newrows", "scales_posterior", "wide_posterior"},
+    {"evidence.base", "evidence.nodes", "evidence.noiseless", "evidence.scoring", "newrows"}
+    | {"mixed_posterior", "scales_posterior", "wide_posterior"},
     {"evidence.laplace", "evidence.mixed", "evidence.relevance", "evidence.spectral"},
     {"evidence.quadrature", "evidence.scales"},
     {"evidence.exact"},

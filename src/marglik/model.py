@@ -500,9 +500,9 @@ class LinearModel(Model):
         away = np.abs(np.linalg.solve(R, U[:, 0])) * np.sqrt(np.sum(R**2, axis=0))
         columns = [name for name, size in zip(self.flat_names, away, strict=True) if size > 0.1 * away.max()]
         return (
-            f"The likelihood keeps rising as fixed effects run off to infinity, those of {', '.join(columns[:5])}, as it "
-            "does when all counts are zero or when a column separates the outcomes. Drop the column or give it a prior: "
-            "ridge(…)."
+            f"The likelihood keeps rising as fixed effects run off to infinity, those of {', '.join(columns[:5])}, as "
+            "it does when all counts are zero or when a column separates the outcomes. Drop the column or give it a "
+            "prior: ridge(…)."
         )
 
     @cached_property

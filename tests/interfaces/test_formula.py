@@ -353,3 +353,44 @@ def test_dates_are_no_numbers():
     )
     model, _, _ = build("y ~ (1 | when)", dates, Gaussian())
     assert model.prior[1].levels[0] == "2020-01-01 00:00:00"
+
+
+NESTED = {
+    "g/h": "g + g:h",
+    "g/h/z": "g + g:h + g:h:z",
+    "C(k)/`my x`": "C(k) + C(k):`my x`",
+    "x/z - x": "x:z",
+    "0 + g/x": "0 + g + g:x",
+    "I(x/z)": "I(x / z)",
+}
+
+
+@pytest.mark.parametrize("text", NESTED)
+def test_a_slash_nests(text):
+    found, expected = (build(f"y ~ {t}", DATA, Gaussian())[0].prior[0] for t in (text, NESTED[text]))
+    assert found.names == expected.names
+    np.testing.assert_array_equal(found.columns, expected.columns)
+    assert np.linalg.matrix_rank(found.columns) == len(found.names)
+
+
+@pytest.mark.parametrize("text", ["(g + h)/x", "g*h/x", "g/(x + z)"])
+def test_a_slash_beside_others_is_refused(text):
+    with pytest.raises(BadFormula) as refused:
+        build(f"y ~ {text}", DATA, Gaussian())
+    assert str(refused.value) == f"{text!r} has a / beside a * or parentheses. Write it out: a/b is a + a:b."
+
+
+@pytest.mark.parametrize("pi", ["pi", "np.pi"])
+def test_pi_inside_functions(pi):
+    model, source, _ = build(f"I({pi} * y) ~ sin({pi} * x)", DATA, Gaussian())
+    np.testing.assert_allclose(model.rows.y, np.pi * DATA["y"], rtol=1e-15)
+    np.testing.assert_allclose(model.prior[0].columns[:, 1], np.sin(np.pi * DATA["x"]), rtol=1e-15)
+    new = source.new_rows(DATA[3:7], {model.prior[0].label}, "raise").columns[model.prior[0].label]
+    np.testing.assert_array_equal(new, model.prior[0].columns[3:7])
+    with pytest.raises(BadFormula, match=f"The formula uses '{pi}', but the data have no such column"):
+        build(f"y ~ {pi}", DATA, Gaussian())
+
+
+def test_a_column_called_pi_goes_first():
+    model, _, _ = build("y ~ sin(pi * x)", DATA.assign(pi=2.0), Gaussian())
+    np.testing.assert_allclose(model.prior[0].columns[:, 1], np.sin(2 * DATA["x"]), rtol=1e-15)

@@ -244,17 +244,20 @@ def test_a_recipe_gives_the_model_back():
 COLUMNS = "The columns are y, x, z, g, h, dose, a, b, c, the site, noise, count."
 TOGETHER = (
     "{!r} asks for independent effects, but {!r} is categorical or has several columns ({}), which hang together. "
-    "Write '(1 | g) + (0 + {} | g)'."
+    "Write '(0 + {} | g)' for correlated effects{}."
 )
+ALIKE = ", or '(1 | g) + (1 | g:{})' for ones alike"
 NEGATIVE = "{}, {}, {}, {}, {} and {} more".format(*np.flatnonzero(Z < 0)[:5], (Z < 0).sum() - 5)
 BAD = {
     "y ~ (x || gg)": f"The formula uses 'gg', but the data have no such column. Did you mean 'g'? {COLUMNS}",
     "y ~ (1 | a/bb)": f"The formula uses 'bb', but the data have no such column. Did you mean 'b'? {COLUMNS}",
     "y ~ (xx | g)": f"The formula uses 'xx', but the data have no such column. Did you mean 'x'? {COLUMNS}",
     "y ~ ard(xx)": f"The formula uses 'xx', but the data have no such column. Did you mean 'x'? {COLUMNS}",
-    "y ~ (dose || g)": TOGETHER.format("(1 + dose || g)", "dose", "dose[mid], dose[high]", "dose"),
-    "y ~ (0 + h || g)": TOGETHER.format("(0 + h || g)", "h", "h[u], h[v]", "h"),
-    "y ~ (x + x:h || g)": TOGETHER.format("(1 + x + x:h || g)", "x:h", "x:h[v]", "x:h"),
+    "y ~ (dose || g)": TOGETHER.format(
+        "(1 + dose || g)", "dose", "dose[mid], dose[high]", "dose", ALIKE.format("dose")
+    ),
+    "y ~ (0 + h || g)": TOGETHER.format("(0 + h || g)", "h", "h[u], h[v]", "h", ALIKE.format("h")),
+    "y ~ (x + x:h || g)": TOGETHER.format("(1 + x + x:h || g)", "x:h", "x:h[v]", "x:h", ""),
     "y ~ (log(h) | g)": "'(1 + log(h) | g)' could not be evaluated: 'h' holds text, not numbers.",
     "y ~ (lag(x) | g)": "'(1 + lag(x) | g)' uses 'lag', which is neither a column nor a known function. Functions are "
     "log, log2, log10, log1p, exp, expm1, sqrt, abs, sin, cos, tan, tanh, C, I, scale, center, poly, bs, offset.",

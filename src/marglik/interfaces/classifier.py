@@ -146,7 +146,7 @@ class LogisticRidgeEB(ClassifierMixin, LinearEB):
         if y.shape[1] == 1:
             return replace(held, notes=notes)
         optima = [(held if away else fit).target(v).optimum for v, away in enumerate(apart)]
-        return replace(fit, optimum=stacked(optima), notes=notes)  # type: ignore[arg-type]
+        return replace(fit, optimum=stacked(optima), notes=notes)
 
     def predict(self, X: Any) -> Array:
         """The likeliest class of each row.

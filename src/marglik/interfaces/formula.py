@@ -23,7 +23,7 @@ from marglik.interfaces.data import (
 )
 from marglik.interfaces.designs import NO_COLUMNS, Coded, Design, design, side_by_side, variables
 from marglik.interfaces.factors import Factor, described, factorise
-from marglik.interfaces.grammar import BadFormula, Formula, Grouping, Penalised, is_name, parse, split_terms
+from marglik.interfaces.grammar import BadFormula, Formula, Grouping, Penalised, is_name, parse, products, split_terms
 from marglik.interfaces.response import respond
 from marglik.model import LinearModel
 from marglik.posterior import NewRows
@@ -284,14 +284,19 @@ def _used_columns(formula: Formula, frame: DataFrame) -> list[str]:
     texts = [formula.parametric, *(column for term in formula.penalised for column in term.columns)]
     texts += [term.effects for term in formula.grouping]
     responses = [text if is_name(text) else f"I({text})" for text in formula.counts or ()] or [formula.response]
-    used = [name for text in responses for name in variables(text)]
+    used = [name for text in responses for name in _columns(text, frame)]
     for text in dict.fromkeys(texts):
-        names = variables(text)
+        names = _columns(text, frame)
         if formula.response.strip("`") in names:
             raise BadFormula(f"{formula.response!r} is the response, so it cannot be in a term too: {text!r}.")
         used += names
-    others = NO_COLUMNS - set(frame.columns)
-    return [name for name in used if name not in others] + [name for g in formula.grouping for name in g.columns]
+    return used + [name for g in formula.grouping for name in g.columns]
+
+
+def _columns(text: str, frame: DataFrame) -> list[str]:
+    """What must be a column: every name, but inside functions not those of contrasts and numbers."""
+    others = set() if products(text) is not None else NO_COLUMNS - set(frame.columns)
+    return [name for name in variables(text) if name not in others]
 
 
 def _penalised(term: Penalised, table: Mapping[str, Series], n: int) -> tuple[Ridge, tuple[Design, ...]]:
@@ -322,7 +327,9 @@ def _random_effects(
 def _independent(term: Grouping, rule: Coded) -> None:
     """Refuse ``||`` where what is independent would depend on the coding."""
     for name, columns in rule.several.items():
+        apart = f"(0 + {name} | {term.group})"
+        alike = f", or '(1 | {term.group}) + (1 | {term.group}:{name})' for ones alike" if is_name(name) else ""
         raise BadFormula(
             f"{term.text!r} asks for independent effects, but {name!r} is categorical or has several columns "
-            f"({listed(columns)}), which hang together. Write '(1 | {term.group}) + (0 + {name} | {term.group})'."
+            f"({listed(columns)}), which hang together. Write {apart!r} for correlated effects{alike}."
         )

@@ -72,7 +72,8 @@ def _column(text: str, table: Table, n: int, what: str) -> Array:
     if name in table:
         return numbers(table[name], name, what)
     for column in variables(text):
-        numbers(table[column], column, what)
+        if column in table:
+            numbers(table[column], column, what)
     found = design(f"0 + {text}", table, n, text)
     if found is None or found.matrix.shape[1] != 1:
         raise BadFormula(f"The {what} {text!r} must be one column. For arithmetic write I(a + b).")
