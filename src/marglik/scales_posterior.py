@@ -52,11 +52,17 @@ class ScalesPosterior(TermPosterior):
 
     @cached_property
     def _only(self) -> Solver:
-        return solver(self._data, self._variances[0])
+        return self._made(0)
+
+    def _made(self, v: int) -> Solver:
+        variances = self._variances[v]
+        if not variances.any():  # of a constant response: weights are zero whatever the noise
+            variances = np.append(variances[:-1], 1.0)
+        return solver(self._data, variances)
 
     def _solver(self, v: int) -> Solver:
         """P of one target; kept where there is one only."""
-        return self._only if len(self.theta) == 1 else solver(self._data, self._variances[v])
+        return self._only if len(self.theta) == 1 else self._made(v)
 
     def _each(self, f: Callable[[Solver, int], Array]) -> Array:
         """f for every target."""
@@ -114,7 +120,7 @@ class ScalesPosterior(TermPosterior):
 
         def one(at: Solver, v: int) -> Array:
             kept, lost = at.halves(data.means)
-            half = solve_upper(R, kept.T @ kept - lost.T @ lost + at.noise * unit)
+            half = solve_upper(R, kept.T @ kept - lost.T @ lost + self._variances[v, -1] * unit)
             return solve_upper(R, np.ascontiguousarray(half.T))
 
         return self._squeezed(self._each(one))
@@ -193,7 +199,7 @@ class ScalesPosterior(TermPosterior):
 
         def one(at: Solver, v: int) -> Array:
             kept, lost = at.halves(K)
-            return (kept**2).sum(axis=0) - (lost**2).sum(axis=0) + at.noise * own
+            return (kept**2).sum(axis=0) - (lost**2).sum(axis=0) + self._variances[v, -1] * own
 
         variance = np.maximum(self._each(one).T, 0)
         return (eta[:, 0], variance[:, 0]) if self.model.rows.y.ndim == 1 else (eta, variance)

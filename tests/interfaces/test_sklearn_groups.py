@@ -203,5 +203,9 @@ def test_a_constant_target_among_others():
         np.testing.assert_array_equal(model.coef_[1], 0)
         np.testing.assert_allclose(model.intercept_[1], 4.0)
         assert np.isnan(model.log_evidence_[1])
+        assert model.edf_[1] == 0
+        mean, sd = model.predict(X[:2], return_std=True)
+        np.testing.assert_allclose(mean[:, 1], 4.0)
+        np.testing.assert_array_equal(sd[:, 1], 0.0)
         others = RidgeEB(groups=groups).fit(X, Y[:, [0, 2]])
         np.testing.assert_allclose(model.coef_[[0, 2]], others.coef_, rtol=1e-8, atol=1e-12)

@@ -310,10 +310,16 @@ def forward(problem: Problem, at: Point) -> Point:
     polished = False
     while not problem.without_noise(at.q):
         added, ratios = _additions(problem, at)
-        if polished and not added:
+        there = at
+        if added:
+            active, alpha = np.concatenate([at.active, np.array(added, int)]), np.concatenate([at.alpha, ratios])
+            there = climb(problem, active, alpha, ROUGH)
+        if there.value > at.value:
+            at, polished = there, False
+        elif polished:
             return at
-        active, alpha = np.concatenate([at.active, np.array(added, int)]), np.concatenate([at.alpha, ratios])
-        at, polished = climb(problem, active, alpha, ROUGH if added else DONE), not added
+        else:
+            at, polished = max(climb(problem, at.active, at.alpha), at, key=lambda end: end.value), True
     return at
 
 
