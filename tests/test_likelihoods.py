@@ -298,7 +298,7 @@ RESPONSES = {
 def test_impossible_responses_are_named(family):
     y, sentence = RESPONSES[family]
     with pytest.raises(ValueError) as refused:
-        marglik.fit("y ~ 1", {"y": y}, family=family)
+        marglik.fit(LinearModel(Likelihood.registry[family](), Flat(np.ones(len(y))), np.array(y)))
     assert f"This likelihood needs {sentence}" in str(refused.value)
 
 

@@ -130,7 +130,8 @@ def _optimum(fit: Fit, arrays: dict[str, Array]) -> Any:
     if fit.evidence_method.exact:  # an integral in closed form sets out from nowhere
         optimum = replace(optimum, warm=None)
     if isinstance(optimum.warm, Gaussian):  # a start needs its mean; what computes from the rows stays with the model
-        optimum = replace(optimum, warm=replace(optimum.warm, precision=replace(optimum.warm.precision, levels=None)))
+        precision = replace(optimum.warm.precision, levels=None, rooted=None)
+        optimum = replace(optimum, warm=replace(optimum.warm, precision=precision, slopes=None))
     trace: Any = np.array(optimum.trace)
     return {"learned": pack(replace(optimum, trace=trace), "optimum", arrays)}
 

@@ -251,6 +251,7 @@ class Changed:
     """The exact method with something changed in its evidence; not a method of its own, so not registered."""
 
     exact = True
+    modal = True
 
     def __init__(self, change):
         self.change = change
