@@ -23,8 +23,9 @@ LAYERS = [  # a module imports from layers before its own alone
     {"expansion", "gram", "levels", "thin", "report.tour", "interfaces.designs"},
     {"model", "interfaces.families", "interfaces.response"},
     {"posterior", "projection", "simulation", "solvers"},
-    {"evidence.base", "evidence.nodes", "evidence.noiseless", "evidence.scoring", "newrows"}
+    {"evidence.base", "evidence.nodes", "evidence.noiseless", "newrows"}
     | {"mixed_posterior", "scales_posterior", "wide_posterior"},
+    {"evidence.scoring"},
     {"evidence.laplace", "evidence.mixed", "evidence.relevance", "evidence.spectral"},
     {"evidence.quadrature", "evidence.scales"},
     {"evidence.exact"},

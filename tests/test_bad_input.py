@@ -355,6 +355,23 @@ def test_near_names():
     assert did_you_mean("q", ["Reaction", "Days", "Subject"]) == ""
 
 
+FLAGS = {
+    "reml": (("no", None, 1), "reml must be True or False, but is {!r}."),
+    "restarts": ((-1, 1.5, True, None), "restarts must be a whole number, 0 or more, but is {!r}."),
+    "seed": ((-1, 0.5, "a", None), "seed must be a whole number, 0 or more, but is {!r}."),
+    "missing": (("skip", None, True), "missing must be 'raise' or 'drop', not {!r}."),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_are_what_they_are_called(name):
+    values, sentence = FLAGS[name]
+    for value in values:
+        with pytest.raises(ValueError) as refused:
+            marglik.fit("y ~ x", DATA, **{name: value})
+        assert str(refused.value) == sentence.format(value)
+
+
 # What makes the evidence unbounded or flat.
 
 NO_NOISE = "so there is no noise to learn. Check the column, or hold the noise: fixed={'sd(noise)': 1.0}."

@@ -122,3 +122,18 @@ def test_a_link_on_the_command_line(tmp_path):
     expected = marglik.fit(formula, DATA, family="binomial", link="probit")
     assert result.exit_code == 0
     assert f'"log_evidence": {expected.log_evidence}'[:30] in result.stdout
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("terms", ["x", "x + (1 | g)"])
+@pytest.mark.parametrize("family", ["gamma", "beta"])
+def test_a_response_without_scatter_is_refused(family, terms, reml):
+    x, g = np.linspace(-1, 1, 40), np.arange(40) % 8
+    eta = 1 + x + (g % 3 if "g" in terms else 0)
+    y, name = (np.exp(eta), "shape") if family == "gamma" else (1 / (1 + np.exp(-eta)), "precision")
+    with pytest.raises(ValueError) as refused:
+        marglik.fit(f"y ~ {terms}", {"y": y, "x": x, "g": g}, family=family, reml=reml)
+    assert str(refused.value) == (
+        f"The response is fitted exactly by the terms of the model, so {name} has no size to learn: it goes to "
+        f"infinity. Leave a term out, or hold it: fixed={{{name!r}: 100.0}}."
+    )

@@ -99,6 +99,10 @@ MODELS = {
         lambda: fit(intercepts(), intercepts(4 - H, "uvwxy", "k")),
         ("'h'", "'k'", "same groups"),
     ),
+    "two factors that say all of y": (
+        lambda: fit(effects(columns=ONE[:, None], coefficients=("Intercept",)), intercepts(), y=B[G, 0] + B[H, 1]),
+        ("fitted exactly", "sd(noise)"),
+    ),
     "effects that say all of y": (
         lambda: fit(effects(), y=np.arange(8.0)[G] ** 2 + 1.5 * np.arange(8.0)[G] * X),
         ("fitted exactly", "sd(noise)"),

@@ -241,3 +241,30 @@ def test_intervals_of_the_noise_cover():
     exact = stats.chi2(19).cdf(19 * np.exp(2 * Z * sd)) - stats.chi2(19).cdf(19 * np.exp(-2 * Z * sd))
     covered = np.mean((rows["lower"] < 1) & (rows["upper"] > 1))
     assert abs(covered - exact) < 4 * np.sqrt(exact * (1 - exact) / 2000)
+
+
+@pytest.mark.parametrize("reml", [True, False])
+def test_the_lower_end_of_a_size_without_end_is_where_the_evidence_has_dropped(reml):
+    rng = np.random.default_rng(4)
+    data = {"y": 2 + rng.integers(0, 2, 120), "x": rng.standard_normal(120)}
+    fit, poisson = (marglik.fit("y ~ x", data, family=f, reml=reml) for f in ("negative_binomial", "poisson"))
+    row = fit.hyperparameters.loc["size"]
+    assert (row["estimate"], row["upper"], row["at_boundary"]) == (np.inf, np.inf, True)
+    assert fit.log_evidence == pytest.approx(poisson.log_evidence, abs=1e-7)
+    drop = stats.chi2.ppf(0.90, 1) / 2
+    assert fit.log_evidence_at({"size": row["lower"]}) == pytest.approx(poisson.log_evidence - drop, abs=1e-6)
+    at_90 = fit.confint(level=0.9, names="size").loc["size"]
+    drop = stats.chi2.ppf(0.80, 1) / 2
+    assert fit.log_evidence_at({"size": at_90["lower"]}) == pytest.approx(poisson.log_evidence - drop, abs=1e-6)
+
+
+def test_the_lower_end_of_degrees_of_freedom_without_end():
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal(120)
+    fit = marglik.fit("y ~ x", {"y": x + rng.uniform(-1, 1, 120), "x": x}, family="student_t")
+    row = fit.hyperparameters.loc["df"]
+    assert (row["estimate"], row["at_boundary"]) == (np.inf, True)
+    best = optimize.minimize_scalar(
+        lambda s: -fit.log_evidence_at({"df": row["lower"], "scale": s}), bounds=(0.2, 1.0), method="bounded"
+    )
+    assert 2 * (fit.log_evidence + best.fun) == pytest.approx(stats.chi2.ppf(0.90, 1), abs=1e-5)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import blas
 
-from marglik.linalg import Arrow, Levels, NotPositiveDefinite
+from marglik.linalg import Arrow, Levels, NotPositiveDefinite, cholesky
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -293,7 +293,7 @@ class Columns:
     def _quadratic(self, C: Arrow, rows: slice) -> Float[Array, "n"]:
         X = self.dense[rows]
         d = X.shape[1]
-        out = np.einsum("nd,nd->n", X @ C.border[:d, :d], X)
+        out = _squared(C.border[:d, :d], X)
         for i, (factor, place) in enumerate(zip(self.outer, self.places, strict=True)):
             k, size = factor.n_levels, factor.Z.shape[1]
             own = C.border[place, place].reshape(k, size, k, size)
@@ -321,6 +321,22 @@ def weighted_gram(X: Float[Array, "n d"], w: Float[Array, "n"] | None) -> Float[
         part = X[i : i + step] if root is None else X[i : i + step] * root[i : i + step, None]
         out = blas.dsyrk(1.0, part.T, beta=1.0, c=out, lower=1, overwrite_c=1)
     return np.tril(out) + np.tril(out, -1).T
+
+
+def _squared(C: Float[Array, "d d"], X: Float[Array, "n d"]) -> Float[Array, "n"]:
+    """x_iᵀ C x_i: half the products, as |Lᵀx_i|² with C = LLᵀ, where C is positive definite."""
+    n, d = X.shape
+    try:
+        L = cholesky(C) if d > FEW else None
+    except NotPositiveDefinite:
+        L = None
+    if L is None:
+        return np.einsum("nd,nd->n", X @ C, X)
+    out, step = np.empty(n), max(BLOCK // d, 1)
+    for i in range(0, n, step):
+        half = blas.dtrmm(1.0, L, X[i : i + step].T, lower=1, trans_a=1)
+        out[i : i + step] = np.einsum("dn,dn->n", half, half)
+    return out
 
 
 def _along(factor: Factor, blocks: Float[Array, "q m m"], rows: slice) -> Float[Array, "n"]:

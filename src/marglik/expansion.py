@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from marglik.model import LinearModel
     from marglik.priors import Term
 
+MANY = 50
+"""From so many dense columns on, XᵀWX costs much more than Xw and Xᵀr."""
+
 
 class ThetaDerivatives(NamedTuple):
     """Explicit derivatives in θ, weights held."""
@@ -56,6 +59,15 @@ class Expansion(ABC):
     @abstractmethod
     def neg_hessian_vjp(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "k"]]:
         """Derivatives in w and in θ of ⟨C, H(w, θ)⟩, for a C on the pattern of H."""
+
+    @property
+    def costly(self) -> bool:
+        """Whether H costs much more than a score."""
+        return False
+
+    def neg_hessian_of_rows_at(self, other: Expansion) -> Arrow:
+        """H with what the rows add to it taken from another point, for steps only."""
+        return self.neg_hessian
 
     def ascent(self) -> Float[Array, "p"]:
         """A step along which the log joint rises, where H is not positive definite."""
@@ -262,6 +274,14 @@ class LinearExpansion(Expansion):
     def data_hessian(self) -> Arrow:
         """LᵀXᵀWXL: the likelihood's part of H."""
         return self.rows.gram.congruence(*self._factors)
+
+    @property
+    def costly(self):
+        return self.model.columns.dense.shape[1] >= MANY
+
+    def neg_hessian_of_rows_at(self, other):
+        H = other.rows.gram.congruence(*self._factors)
+        return H.plus_identity(self.model.columns.split(self._penalised)[1])
 
     @cached_property
     def neg_hessian(self):

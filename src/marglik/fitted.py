@@ -18,7 +18,7 @@ from marglik.newrows import rows_to_predict
 from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
 from marglik.simulation import simulate
 from marglik.targets import TargetsPosterior, one
-from marglik.uncertainty import scale_limits, singular_limits, wald
+from marglik.uncertainty import far_limits, scale_limits, singular_limits, wald
 from marglik.validate import Unsupported
 from marglik.wide_posterior import widened
 
@@ -77,6 +77,10 @@ class Fit:
     objective: learn.Objective
     source: Source | None = None
     notes: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without functions that would compute more of the evidence, which a copy computes anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_evidence"}
 
     @property
     def method(self) -> str:
@@ -194,9 +198,9 @@ class Fit:
         """
         if self._one_by_one:
             return np.array([np.nan if fit is None else fit.log_evidence for fit in self._each()])
-        e, optimum = self._evidence, self.optimum
-        running = optimum.limit & (optimum.theta > 0) & (optimum.theta < self.objective.units)
-        return self._per_target(e.log_value - np.sum(running * optimum.theta * e.gradient, axis=1) / 2)
+        e, theta = self._evidence, self.optimum.theta
+        running = self.optimum.limit & (theta > 0) & (theta < self.objective.units)
+        return self._per_target(e.log_value - np.sum(running * theta * (e.gradient if running.any() else 0), 1) / 2)
 
     @cached_property
     def _evidence(self) -> Evidence:
@@ -231,9 +235,9 @@ class Fit:
     def hyperparameters(self) -> DataFrame:
         """Estimates with standard errors and 95 % intervals: ``estimate, se, lower, upper, at_boundary``.
 
-        Intervals are computed on the unconstrained scale. At a boundary the estimate is exactly 0, se is NaN and
-        upper is where twice the drop of the log evidence is 2.71, others re-optimised; with one scale a column, the
-        others as they are.
+        Intervals are computed on the unconstrained scale. At a boundary the estimate is exactly 0, or infinity, se is
+        NaN and the other end is where twice the drop of the log evidence is 2.71, others re-optimised; with one scale
+        a column, the others as they are.
         """
         import pandas as pd
 
@@ -249,6 +253,8 @@ class Fit:
         if at_limit.any():
             limits = self.model.hyperparameters.plain_to_reported(scale_limits(self.objective, self.optimum))
             table["upper"] = np.where(at_limit & np.isnan(table["upper"]), limits, table["upper"])
+            if not self._many:
+                far_limits(self.objective, self.optimum, table)  # type: ignore[arg-type]
             if self.model.hyperparameters.triangles:
                 singular_limits(self.objective, self.optimum, table)  # type: ignore[arg-type]
         if self._many:
@@ -264,7 +270,9 @@ class Fit:
         """The weights given y and θ̂: ``mean`` and ``sd`` by term, ``sample(n, seed)``."""
         if self._one_by_one:
             return TargetsPosterior(self, ~np.isnan(self.optimum.theta).any(axis=1))
-        found = self.evidence_method.posterior(self.model, self.optimum.theta, self.optimum.warm)
+        method, optimum = self.evidence_method, self.optimum
+        start = self._evidence.posterior if method.modal and not method.exact else optimum.warm
+        found = method.posterior(self.model, optimum.theta, start)
         if not isinstance(self.model, LinearModel):
             return self.model.posterior(self.optimum.theta[0], found)  # type: ignore[attr-defined]
         if isinstance(found, TermPosterior):

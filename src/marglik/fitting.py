@@ -17,7 +17,15 @@ from marglik.hyperparameters import Hyperparameters
 from marglik.model import LinearModel, Model
 from marglik.priors import RandomEffects
 from marglik.targets import stacked
-from marglik.validate import check_fitted_exactly, check_grouping, check_noise, counted, listed
+from marglik.validate import (
+    check_fitted_exactly,
+    check_grouping,
+    check_noise,
+    check_restarts,
+    check_scatter,
+    counted,
+    listed,
+)
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -36,6 +44,7 @@ def fit_model(
     notes: tuple[str, ...] = (),
 ) -> Fit:
     """Learn θ of a model and return the fit; see `marglik.fit` for the parameters."""
+    check_restarts(restarts, seed)
     if fixed and isinstance(model, LinearModel):
         model = _holding(model, model.hyperparameters.checked(fixed))
     fit = _learned(model, choose(model, method, points), fixed, hyperprior, restarts, seed, source, notes)
@@ -56,7 +65,7 @@ def _learned(
     objective, base, free = _prepare(model, choice.method, fixed, hyperprior)
     found = None if hyperprior else choice.method.maximum(model, base, free)
     if found is not None:
-        optimum: learn.Found = learn.Located(objective, found, free)
+        optimum: learn.Found = learn.Located(objective, found.theta, free, warm=found.start)
         return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
     starts = choice.method.starts(model, base, free)
     optimum = _best(objective, starts, free, restarts, seed)
@@ -180,7 +189,7 @@ def _fit_with_flat_in_theta(
     objective, base, free = _prepare(model, choice.method, fixed, hyperprior)
     found = None if hyperprior else choice.method.maximum(model, base, free)
     if found is not None:
-        located = learn.Located(objective, found, free)
+        located = learn.Located(objective, found.theta, free, warm=found.start)
         return Fit(model, choice.method, choice.reason, located, objective, source, notes)
     integrated = _learned(integrated_model, choice, fixed, None, restarts, seed, None, ())
     k = integrated.optimum.theta.shape[1]
@@ -209,12 +218,14 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
         there = np.where(free, objective.hyperparameters.constrain(moved), starts[0])
         tries.append(learn.maximise(objective, there, free))
     best = max(tries, key=lambda o: o.value[0])
+    check_scatter(objective.hyperparameters, best.theta[0])
     even = [i for i, h in enumerate(objective.hyperparameters) if h.even and free[i]]
     scales = [i for i in even if best.theta[0, i] > 0 and objective.hyperparameters[i].name != "sd(noise)"]
     for i in scales if len(scales) <= MOST_SCALES_TRIED_AT_ZERO else []:
         at_zero = best.theta.copy()
         at_zero[:, i] = 0
-        if best.value[0] - np.ravel(objective.evidence(at_zero, best.warm).log_value)[0] > HOPELESS:
+        value = np.ravel(objective.evidence(at_zero, best.warm).log_value)[0]
+        if value == -np.inf or best.value[0] - value > HOPELESS:
             continue
         if objective.slope_in_variance(at_zero, i, best.warm)[0] < 0:
             other = learn.after(best, learn.maximise(objective, at_zero, free))

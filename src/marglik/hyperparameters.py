@@ -292,6 +292,8 @@ class Hyperparameter:
         Where it is an entry of the factor of a covariance: that factor, which reports what it stands for.
     without_end
         What it says of the data if the evidence rises as it grows without end.
+    unbounded
+        True for a precision of the response about its mean: without any scatter the evidence has no maximum.
     """
 
     name: str
@@ -300,6 +302,7 @@ class Hyperparameter:
     fixed_effect: bool = False
     triangle: Triangle | None = None
     without_end: str = ""
+    unbounded: bool = False
 
 
 class UnknownName(KeyError):

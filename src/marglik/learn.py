@@ -178,7 +178,7 @@ class Located:
 
     @cached_property
     def _expansion(self) -> tuple[Array, Array, Array, Any]:
-        return self.objective.at(self.theta, self.free, None)
+        return self.objective.at(self.theta, self.free, self.warm)
 
     @property
     def value(self) -> Float[Array, "V"]:
@@ -386,7 +386,7 @@ def _newton_step(g: Array, H: Array, free: Array, radius: Array, slack: float = 
     """
     d, U = np.linalg.eigh(-_with_unit_diagonal(H, free))
     largest = np.abs(d).max(axis=1, keepdims=True, initial=0)
-    size = np.maximum(np.abs(d), 1e-10 * np.maximum(largest, 1e-300))
+    size = np.maximum(np.abs(d), 1e-10 * np.maximum(largest, 1e-90))
     z = np.einsum("vji,vj->vi", U, g)
     step = np.einsum("vij,vj->vi", U, z / size)
     length = np.abs(step).max(axis=1, initial=0)

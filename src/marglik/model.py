@@ -22,7 +22,7 @@ from marglik.priors import Prior, Ridge, Term
 from marglik.rows import InMemory
 from marglik.spectrum import Residuals, Spectrum, reduce
 from marglik.thin import thinned
-from marglik.validate import check_design, check_finite, check_names, check_response, independent_columns
+from marglik.validate import check_design, check_finite, check_flag, check_names, check_response, independent_columns
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -177,6 +177,7 @@ class LinearModel(Model):
             raise ValueError("The model has no terms. Add at least an intercept.")
         if sum(term.flat for term in self.prior) > 1:
             raise ValueError("The prior has several flat terms. Put their columns side by side in one Flat term.")
+        check_flag(self.reml, "reml")
         check_design(self.prior, self.rows)
         check_names(self._owned)
         check_response(y, self.likelihood.outcomes)

@@ -118,7 +118,7 @@ class Profile:
         if self.correlation:
             middle, step = (estimate, 2 * se / (1 - estimate**2)) if abs(estimate) < 1 else (0.9 * estimate, 1.0)
         else:
-            middle, step = (estimate, 2 * se / estimate) if estimate > 0 else (unit, 1.0)
+            middle, step = (estimate, 2 * se / estimate) if 0 < estimate < np.inf else (unit, 1.0)
         step = step if np.isfinite(step) and 0 < step < 5 else 1.0
         found = []
         for sign, end in zip((-1, 1), ends, strict=True):

@@ -125,15 +125,19 @@ def _described(fit: Fit, model: LinearModel, arrays: dict[str, Array]) -> dict[s
 def _optimum(fit: Fit, arrays: dict[str, Array]) -> Any:
     optimum = fit.optimum
     if isinstance(optimum, learn.Located):
-        kept = (optimum.theta, optimum.asked, optimum.n_iterations)
+        kept = (optimum.theta, optimum.asked, optimum.n_iterations, _start(optimum.warm))
         return {"located": [pack(x, f"optimum{i}", arrays) for i, x in enumerate(kept)]}
     if fit.evidence_method.exact:  # an integral in closed form sets out from nowhere
         optimum = replace(optimum, warm=None)
-    if isinstance(optimum.warm, Gaussian):  # a start needs its mean; what computes from the rows stays with the model
-        precision = replace(optimum.warm.precision, levels=None, rooted=None)
-        optimum = replace(optimum, warm=replace(optimum.warm, precision=precision, slopes=None))
     trace: Any = np.array(optimum.trace)
-    return {"learned": pack(replace(optimum, trace=trace), "optimum", arrays)}
+    return {"learned": pack(replace(optimum, trace=trace, warm=_start(optimum.warm)), "optimum", arrays)}
+
+
+def _start(warm: Any) -> Any:
+    """A start needs its mean; what computes from the rows stays with the model."""
+    if not isinstance(warm, Gaussian):
+        return warm
+    return replace(warm, precision=replace(warm.precision, levels=None, rooted=None), slopes=None)
 
 
 def _prior(name: str, prior: Any) -> dict[str, Any]:
@@ -316,8 +320,7 @@ def _fit(page: Mapping[str, Any], arrays: Callable[[str], Array]) -> Fit:
     method = unpack(page["method"], arrays)
     objective = learn.Objective(method, model, {name: _distribution(p) for name, p in page["hyperprior"].items()})
     if "located" in page["optimum"]:
-        theta, asked, steps = (unpack(x, arrays) for x in page["optimum"]["located"])
-        optimum: Any = learn.Located(objective, theta, asked, steps)
+        optimum: Any = learn.Located(objective, *(unpack(x, arrays) for x in page["optimum"]["located"]))
     else:
         optimum = unpack(page["optimum"]["learned"], arrays)
         optimum = replace(optimum, trace=list(optimum.trace))

@@ -124,6 +124,14 @@ def singular_limits(objective: learn.Objective, optimum: learn.Optimum, table: d
         table["lower"][0, r], table["upper"][0, r] = low, high
 
 
+def far_limits(objective: learn.Objective, optimum: learn.Optimum, table: dict[str, Array]) -> None:
+    """Fill in the lower end of what runs to infinity, by profile."""
+    names = objective.hyperparameters
+    for r in np.flatnonzero(np.isinf(table["estimate"][0]) & np.isnan(table["lower"][0])):
+        unit = float(objective.units[names.index(names.reported[r])])
+        table["lower"][0, r] = Profile(objective, optimum, names.reported[r]).ends(np.inf, np.nan, DROP, unit)[0]
+
+
 def _drop_point(
     objective: learn.Objective, theta: Array, value: Array, free: Array, i: int, steps: int = 60
 ) -> Float[Array, "V"]:

@@ -48,6 +48,19 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 2) -> str:
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
+def check_flag(value: object, name: str) -> None:
+    """It is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, but is {value!r}.")
+
+
+def check_restarts(restarts: object, seed: object) -> None:
+    """Both are whole numbers from 0."""
+    for name, value in (("restarts", restarts), ("seed", seed)):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name} must be a whole number, 0 or more, but is {value!r}.")
+
+
 def check_finite(X: Float[Array, "n *c"], names: Sequence[str], what: str = "column") -> None:
     """Raise naming the first column, and its rows, with a value that is NaN or infinite."""
     flat = X.ravel("K")
@@ -105,7 +118,8 @@ def check_design(prior: Iterable[Term], rows: InMemory) -> None:
         if len(bad):
             raise ValueError(
                 f"weights must be positive, but row {listed(bad)} has {np.asarray(rows.weights)[bad[0]]:g}. They are "
-                "precision weights, var(ε_i) = σ²/w_i; drop the rows that should not count."
+                "precision weights, var(ε_i) = σ²/w_i, for a Gaussian, and multiply log densities for other families; "
+                "drop the rows that should not count."
             )
 
 
@@ -291,6 +305,20 @@ def check_fitted_exactly(noise: float, spread: float) -> None:
         )
 
 
+NO_SCATTER = 1e12
+"""A precision relative to the mean above this is scatter of less than one part in a million."""
+
+
+def check_scatter(hyperparameters: Iterable[Hyperparameter], theta: Float[Array, "k"]) -> None:
+    """Learning did not drive a precision to infinity, as it does where the terms leave nothing of the response."""
+    for h, value in zip(hyperparameters, theta, strict=True):
+        if h.unbounded and value > NO_SCATTER:
+            raise ValueError(
+                f"The response is fitted exactly by the terms of the model, so {h.name} has no size to learn: it goes "
+                f"to infinity. Leave a term out, or hold it: fixed={{{h.name!r}: 100.0}}."
+            )
+
+
 def _are(n: float, what: str, verb: str = "are ") -> str:
     return f"{'is ' if n == 1 and verb else verb}{n:g} {what}{'' if n == 1 else 's'}"
 
@@ -305,7 +333,8 @@ def check_grouping(
     """The covariances of grouping terms can be learned.
 
     There are several levels, fewer than rows; correlated effects are fewer than levels, and some level tells any two of
-    them apart; no two factors put the rows into the same groups; fixed effects that are integrated out leave something.
+    them apart; no two factors put the rows into the same groups; no term's covariance takes up the variance of another;
+    fixed effects that are integrated out leave something.
 
     Parameters
     ----------
@@ -324,11 +353,14 @@ def check_grouping(
         own = [h.name for h in term.hyperparameters()]
         if not any(name in learned for name in own):
             continue
-        n, scale = int(np.count_nonzero(np.bincount(grouped.codes))), grouped.reported_names[0]
+        n = int(np.count_nonzero(np.bincount(grouped.codes)))
         if n == 1:
+            one = len(grouped.reported_names) == 1
+            given = {name: 0.0 if name.startswith("cor(") else 1.0 for name in grouped.reported_names}
             raise ValueError(
                 f"Grouping factor {grouped.group!r} has one level only, {grouped.levels[0]!r}, so how its levels "
-                f"differ cannot be learned. Leave out {term.label}, or hold its scale: fixed={{{scale!r}: 1.0}}."
+                f"differ cannot be learned. Leave out {term.label}, or hold {'its scale' if one else 'all of it'}: "
+                f"fixed={given}."
             )
         beside = noise if noise in learned else None
         if grouped.triangle is None:
@@ -337,6 +369,7 @@ def check_grouping(
             _check_correlated(grouped, rows, n, beside)
         for other in before:
             _check_same_groups(other, grouped)
+            _check_absorbed(other, grouped, learned)
         before.append(grouped)
         flat = [t.columns for t in prior if t.flat]
         if reml and flat and flat[0].shape[1] >= n:
@@ -377,8 +410,17 @@ def _check_correlated(term: Any, rows: InMemory, n: int, noise: str | None) -> N
                 why = f"{names[k]!r} is constant within every level of {term.group!r}"
             raise ValueError(
                 f"{term.label} cannot be learned: {why}, so cor({names[j]}, {names[k]} | {term.group}) is unknown. "
-                f"Leave {names[k]!r} out, or make the effects independent: || in place of |."
+                + _without(names, names[k], term.group)
             )
+
+
+def _without(names: Sequence[str], name: str, group: str) -> str:
+    """What to write for correlated effects one of which cannot be learned; levels of a factor go together."""
+    factor, is_level, _ = name.partition("[")
+    if not is_level:
+        return f"Leave {name!r} out, or make the effects independent: || in place of |."
+    rest = [n for n in names if n != "Intercept" and "[" not in n]
+    return f"Leave {factor!r} out: ({' + '.join(['1', *rest])} | {group})."
 
 
 def _told_apart(a: Float[Array, "n"], b: Float[Array, "n"], codes: Array) -> bool:
@@ -410,6 +452,30 @@ def _check_same_groups(first: Any, second: Any) -> None:
         f"{first.group!r} and {second.group!r} put the rows into the same groups, so sd({name} | {first.group}) and "
         f"sd({name} | {second.group}) cannot be told apart. Leave out {second.label}."
     )
+
+
+def _check_absorbed(first: Any, second: Any, learned: Collection[str]) -> None:
+    """No column of one term is a combination z = Z a of another's for the same factor: Σ + s² a aᵀ is a covariance."""
+    if first.group != second.group:
+        return
+    for narrow, wide in ((first, second), (second, first)):
+        if wide.held_correlation is not None or not {h.name for h in wide.hyperparameters()} <= set(learned):
+            continue
+        each = range(len(wide.names))
+        for block in [list(each)] if wide.triangle is not None else [[j] for j in each]:
+            Z = wide.design[:, block]
+            for name, z in zip(narrow.names, narrow.design.T, strict=True):
+                if f"sd({name} | {narrow.group})" not in learned and narrow.triangle is None:
+                    continue
+                left = z - Z @ np.linalg.lstsq(Z, z)[0]
+                if left @ left > COLLINEAR * (z @ z):
+                    continue
+                of = listed([repr(wide.names[j]) for j in block])
+                kind = f"a combination of {of}" if len(block) > 1 else f"a multiple of {of}"
+                raise ValueError(
+                    f"{narrow.label} and {wide.label} cannot be told apart: {name!r} is {kind}, so that the covariance "
+                    f"of {wide.label} takes up sd({name} | {narrow.group}). Leave out {narrow.label}."
+                )
 
 
 def _check_left_over(term: Any, flat: Float[Array, "n f"]) -> None:

@@ -300,3 +300,39 @@ def test_separation_names_the_column(reml, quasi):
 def test_no_count_at_all_is_said():
     model = LinearModel(Poisson(), Flat(np.ones(9), ["Intercept"]) + Ridge(np.arange(9.0)), InMemory(np.zeros(9)))
     assert "those of Intercept," in Laplace()(model, np.array([0.1])).checks["mode"]
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "poisson"])
+def test_steps_by_an_older_hessian_end_at_the_same_mode(name, monkeypatch):
+    """Many dense columns: the same numbers as with H computed anew for each step, from far and from near."""
+    draw = np.random.default_rng(4)
+    X = draw.standard_normal((400, 60)) / 8
+    likelihood = Likelihood.registry[name]()
+    y = likelihood.sample(X @ draw.standard_normal(60) + 0.3, [], draw)
+    prior = Flat(np.ones((400, 1)), ["Intercept"]) + Ridge(X)
+
+    def climbed():
+        model = LinearModel(likelihood, prior, InMemory(y))
+        far = Laplace()(model, np.array([0.4]))
+        return far, Laplace()(model, np.array([0.9]), far.posterior), fit_model(model)
+
+    lagged = climbed()
+    monkeypatch.setattr("marglik.expansion.MANY", 1000)
+    plain = climbed()
+    for ours, theirs in zip(lagged[:2], plain[:2], strict=True):
+        assert not ours.checks
+        np.testing.assert_allclose(ours.log_value, theirs.log_value, rtol=1e-12)
+        np.testing.assert_allclose(ours.gradient, theirs.gradient, rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(ours.posterior.mean, theirs.posterior.mean, atol=1e-10)
+    np.testing.assert_allclose(lagged[2].optimum.theta, plain[2].optimum.theta, rtol=1e-8)
+    np.testing.assert_allclose(lagged[2].log_evidence, plain[2].log_evidence, rtol=1e-12)
+
+
+def test_the_evidence_at_a_known_mode_is_read_from_it():
+    draw = np.random.default_rng(5)
+    X = draw.standard_normal((40, 3))
+    model = LinearModel(Poisson(), Prior((Ridge(X),)), InMemory(draw.poisson(1.0, 40)))
+    first = Laplace()(model, np.array([0.4]))
+    again = Laplace()(model, np.array([0.4]), first.posterior)
+    assert again.posterior.slopes is first.posterior.slopes
+    assert again.log_value == first.log_value

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """LogisticRidgeEB: scikit-learn's contract, the model it stands for, calibration, and bad input."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -181,3 +183,12 @@ def test_bad_input():
         LogisticRidgeEB().fit(frame, y)
     with pytest.raises(ValueError, match="groups has 2 labels, but X has 5 columns"):
         LogisticRidgeEB(groups=["a", "b"]).fit(X, y)
+
+
+def test_a_copy_has_the_same_evidence():
+    X, y, _ = data()
+    model = LogisticRidgeEB().fit(X, y)
+    known = model.log_evidence_
+    copied = pickle.loads(pickle.dumps(model))
+    assert copied.log_evidence_ == known
+    np.testing.assert_array_equal(copied.predict_proba(X), model.predict_proba(X))

@@ -313,6 +313,12 @@ def test_fits_and_predictions_from_other_libraries(name, tmp_path):
         assert own.predict(POLARS[name](some)[:0]).shape == (0,)
 
 
+def test_a_lazy_frame_is_to_be_collected():
+    with pytest.raises(BadData) as refused:
+        marglik.fit("y ~ 1", pl.LazyFrame({"y": [1.0, 2.0, 4.0]}))
+    assert str(refused.value) == "data is a LazyFrame, which is not read yet. Give data.collect()."
+
+
 def test_holes_in_polars_frames():
     holes = pl.DataFrame({"y": [1.0, 2.5, 2.0, 4.0, 3.5, 6.0], "g": ["a", None, "b", "b", "c", "c"]})
     with pytest.raises(ValueError, match=r"Column 'g' has no value \(NaN\) in row 1 "):

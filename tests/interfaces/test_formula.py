@@ -332,6 +332,30 @@ BAD = {
     "y ~ build(x)": "'y ~ build(x)' uses 'build', which is neither a column nor a known function. Functions are log, "
     "log2, log10, log1p, exp, expm1, sqrt, abs, sin, cos, tan, tanh, C, I, scale, center, poly, bs, offset.",
     "y ~ log(g)": "'y ~ log(g)' could not be evaluated: 'g' holds text, not numbers.",
+    "y ~ log(x + 5, 10)": "'y ~ log(x + 5, 10)' could not be evaluated: log takes one column and nothing else. For "
+    "logarithms to another base write log2 or log10, or divide: I(log(x) / log(b)).",
+    "y ~ factor(k)": "'factor(k)': formulas have no factor(). Write C(k).",
+    "y ~ x:as.factor(k)": "'x:as.factor(k)': formulas have no as.factor(). Write C(k).",
+    "y ~ Q('my x')": "\"Q('my x')\": formulas have no Q(). Write the name in backticks, such as `my x`.",
+    "y ~ C(g, levels=['b', 'a'])": "\"C(g, levels=['b', 'a'])\" has levels in brackets, which formulas do not know. "
+    "Order the categories of the column in the data, such as pandas.Categorical(k, categories=…), and write its "
+    "name alone.",
+}
+POWER = (
+    "{!r} takes a power of one column, which as in R is that column itself. Write I({}) for the number; (a + b)^2 is "
+)
+BAD |= {
+    f"y ~ {whole}": POWER.format(term, power) + "for interactions."
+    for whole, term, power in (
+        ("x^2", "x^2", "x**2"),
+        ("z + x**2", "x**2", "x**2"),
+        ("(x)^2", "(x)^2", "x**2"),
+        ("`my x`^2", "`my x`^2", "`my x`**2"),
+        ("(x^2 + z)*k", "(x^2 + z)*k", "x**2"),
+        ("log(w)^2", "log(w)^2", "log(w)**2"),
+        ("x + (x^2 | g)", "x^2", "x**2"),
+        ("ridge(x, z^2)", "z^2", "z**2"),
+    )
 }
 
 
@@ -341,6 +365,24 @@ def test_bad_formulas_are_refused_in_one_sentence(formula, capsys):
         build(formula, DATA, Gaussian())
     assert str(refused.value) == BAD[formula]
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("formula", "name", "level", "shown"),
+    [
+        ("y ~ one", "one", "u", "y ~ one"),
+        ("y ~ 0 + x:one", "one", "u", "y ~ 0 + x:one"),
+        ("y ~ (one | g)", "one", "u", "(1 + one | g)"),
+        ("y ~ x + C(k)", "k", "7", "y ~ x + C(k)"),
+    ],
+)
+def test_a_categorical_with_one_level_is_refused(formula, name, level, shown):
+    with pytest.raises(BadFormula) as refused:
+        build(formula, DATA.assign(one="u", k=7), Gaussian())
+    assert str(refused.value) == (
+        f"{shown!r} has an effect of {name!r}, which has one level only, {level!r}, so there is nothing to compare. "
+        "Leave it out."
+    )
 
 
 def test_dates_are_no_numbers():

@@ -315,7 +315,8 @@ UNLEARNABLE = {
     "y ~ (1 | only)": "Grouping factor 'only' has one level only, 1, so how its levels differ cannot be learned. Leave "
     "out (1 | only), or hold its scale: fixed={'sd(Intercept | only)': 1.0}.",
     "y ~ (x | only)": "Grouping factor 'only' has one level only, 1, so how its levels differ cannot be learned. Leave "
-    "out (1 + x | only), or hold its scale: fixed={'sd(Intercept | only)': 1.0}.",
+    "out (1 + x | only), or hold all of it: fixed={'sd(Intercept | only)': 1.0, 'sd(x | only)': 1.0, "
+    "'cor(Intercept, x | only)': 0.0}.",
     "y ~ (1 | g) + (1 | row)": "Grouping factor 'row' has as many levels as there are rows, 60, so sd(Intercept | row) "
     "and sd(noise) cannot be told apart. Leave out (1 | row), or hold one of them: fixed={'sd(noise)': 1.0}.",
     "y ~ (x || row)": "Grouping factor 'row' has as many levels as there are rows, 60, so sd(Intercept | row) and "
@@ -332,14 +333,18 @@ UNLEARNABLE = {
         "(1 + x + level | a)", "'level' is constant within every level of 'a'", "Intercept, level", "a", "level"
     )
     + "place of |.",
-    "y ~ (kind | a)": UNKNOWN.format(
-        "(1 + kind | a)", "'kind[q]' is constant within every level of 'a'", "Intercept, kind[q]", "a", "kind[q]"
-    )
-    + "place of |.",
-    "y ~ (0 + kind | a)": UNKNOWN.format(
-        "(0 + kind | a)", "no level of 'a' tells 'kind[p]' and 'kind[q]' apart", "kind[p], kind[q]", "a", "kind[q]"
-    )
-    + "place of |.",
+    "y ~ (kind | a)": "(1 + kind | a) cannot be learned: 'kind[q]' is constant within every level of 'a', so "
+    "cor(Intercept, kind[q] | a) is unknown. Leave 'kind' out: (1 | a).",
+    "y ~ (0 + kind | a)": "(0 + kind | a) cannot be learned: no level of 'a' tells 'kind[p]' and 'kind[q]' apart, so "
+    "cor(kind[p], kind[q] | a) is unknown. Leave 'kind' out: (1 | a).",
+    "y ~ (x + kind | a)": "(1 + x + kind | a) cannot be learned: 'kind[q]' is constant within every level of 'a', so "
+    "cor(Intercept, kind[q] | a) is unknown. Leave 'kind' out: (1 + x | a).",
+    "y ~ (1 | g) + (0 + b | g)": "(1 | g) and (0 + b | g) cannot be told apart: 'Intercept' is a combination of "
+    "'b[r]', 'b[s]', so that the covariance of (0 + b | g) takes up sd(Intercept | g). Leave out (1 | g).",
+    "y ~ (0 + b | g) + (1 | g)": "(1 | g) and (0 + b | g) cannot be told apart: 'Intercept' is a combination of "
+    "'b[r]', 'b[s]', so that the covariance of (0 + b | g) takes up sd(Intercept | g). Leave out (1 | g).",
+    "y ~ (x || g) + (0 + I(2*x) | g)": "(1 + x || g) and (0 + I(2*x) | g) cannot be told apart: 'x' is a multiple of "
+    "'I(2 * x)', so that the covariance of (0 + I(2*x) | g) takes up sd(x | g). Leave out (1 + x || g).",
     "y ~ (1 | g) + (1 | twin)": "'g' and 'twin' put the rows into the same groups, so sd(Intercept | g) and "
     "sd(Intercept | twin) cannot be told apart. Leave out (1 | twin).",
     "y ~ (1 | a/kind)": "'a' and 'a:kind' put the rows into the same groups, so sd(Intercept | a) and sd(Intercept | "
@@ -409,6 +414,19 @@ def test_given_scales_need_no_learning():
     given = {"sd(Intercept | a)": 1.0, "sd(level | a)": 0.5, "cor(Intercept, level | a)": 0.3}
     fit = marglik.fit("y ~ (level | a)", NESTED, fixed=given)
     assert fit.hyperparameters.loc["cor(Intercept, level | a)", "estimate"] == pytest.approx(0.3)
+    one_level = {"sd(Intercept | only)": 1.0, "sd(x | only)": 1.0, "cor(Intercept, x | only)": 0.0}
+    assert marglik.fit("y ~ (x | only)", NESTED, fixed=one_level).converged
+
+
+def test_an_intercept_beside_the_effects_of_levels_changes_the_covariance_alone():
+    """N(0, Σ + s² 11ᵀ) is what N(0, Σ) is with another Σ: the evidence of the two is one."""
+    one = {"sd(b[r] | g)": 0.6, "sd(b[s] | g)": 0.8, "cor(b[r], b[s] | g)": 0.2}
+    S, s2 = np.array([[0.36, 0.096], [0.096, 0.64]]), 0.25
+    both = marglik.fit("y ~ x + (0 + b | g) + (1 | g)", DATA, fixed={**one, "sd(Intercept | g)": 0.5, "sd(noise)": 1.0})
+    sd = np.sqrt(np.diag(S + s2))
+    other = dict(zip(one, [*sd, (S + s2)[0, 1] / sd.prod()], strict=True))
+    absorbed = marglik.fit("y ~ x + (0 + b | g)", DATA, fixed={**other, "sd(noise)": 1.0})
+    assert both.log_evidence == pytest.approx(absorbed.log_evidence, abs=1e-9)
 
 
 BAD_WEIGHTS = {
@@ -424,6 +442,7 @@ def test_weights_must_be_positive(name, by_name):
     with pytest.raises(ValueError) as refused:
         build("y ~ (1 | g)", DATA.assign(w=weights), Gaussian(), weights="w" if by_name else weights)
     assert str(refused.value) == (
-        f"weights must be positive, but {words}. They are precision weights, var(ε_i) = σ²/w_i; drop the rows that "
+        f"weights must be positive, but {words}. They are precision weights, var(ε_i) = σ²/w_i, for a "
+        "Gaussian, and multiply log densities for other families; drop the rows that "
         "should not count."
     )

@@ -106,6 +106,38 @@ def test_fixed_effects_and_an_intercept_off_the_axis(sleep):
     assert {"251.4  (232.3, 270.5)", "10.47  (8.89, 12.04)"} <= words
 
 
+@pytest.mark.parametrize("shift", [-5000, 5000])
+def test_the_arrow_of_an_effect_off_the_axis_touches_no_label(shift):
+    figure = plots.overview(marglik.fit("far ~ x + (1 | g)", DATA.assign(far=DATA["y"] + shift)))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    ax = axes_titled(figure, "Fixed effects")
+    (arrow,) = (line for line in ax.lines if line.get_marker() in ("<", ">"))
+    box = arrow.get_window_extent(canvas.get_renderer())
+    assert ax.bbox.x0 - 1 <= box.x0 < box.x1 <= ax.bbox.x1 + 1  # pixels
+
+
+def test_what_the_dots_of_levels_are_is_said_above_them(sleep):
+    figure = plots.overview(sleep)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    ax = axes_titled(figure, "18 levels of Subject")
+    assert ax.get_legend().get_window_extent(canvas.get_renderer()).y0 >= ax.bbox.y1
+
+
+def test_levels_from_a_column_of_floats_have_no_decimal_point():
+    fit = marglik.fit("y ~ x + (1 | year)", DATA.assign(year=DATA["g"] + 1935.0))
+    years = [1935, 1936, 1937, 1938, 1939]
+    assert list(map(str, fit.random_effects("year").index)) == list(map(str, years))
+    ax = axes_titled(plots.overview(fit), "5 levels of year")
+    assert sorted(dots(ax)) == list(map(str, years))
+    for kind in (float, int):
+        new = pd.DataFrame({"x": np.zeros(5), "year": np.array(years, kind)})
+        np.testing.assert_allclose(
+            fit.predict(new, include=["(1 | year)"]), fit.random_effects("year")["Intercept"], rtol=1e-12
+        )
+
+
 def test_levels_are_sorted_and_show_what_their_own_rows_say(sleep):
     ax = axes_titled(plots.overview(sleep), "18 levels of Subject")
     effects = sleep.random_effects()["Intercept"]

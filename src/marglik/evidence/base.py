@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -59,6 +59,13 @@ class Evidence:
         return self.curvature() if callable(self.curvature) else self.curvature
 
 
+class Peak(NamedTuple):
+    """θ̂ of every target, and the posterior from which a mode search there may set out."""
+
+    theta: Float[Array, "V k"]
+    start: Any = None
+
+
 class EvidenceMethod(ABC):
     """A way to integrate weights out. Concrete methods are frozen dataclasses; defining one registers it.
 
@@ -92,7 +99,7 @@ class EvidenceMethod(ABC):
         """Whether θ may be (V, k) for this model, all targets at once."""
         return False
 
-    def maximum(self, model: Model, theta: Float[Array, "k"], free: Array) -> Float[Array, "V k"] | None:
+    def maximum(self, model: Model, theta: Float[Array, "k"], free: Array) -> Peak | None:
         """θ̂ of every target over the free coordinates, where the method finds the global maximum by itself."""
         return None
 

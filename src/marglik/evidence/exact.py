@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from marglik.evidence import mixed, scales, spectral
-from marglik.evidence.base import EvidenceMethod
+from marglik.evidence.base import EvidenceMethod, Peak
 from marglik.mixed_posterior import MixedPosterior
 from marglik.posterior import SpectralPosterior
 from marglik.projection import Projection
@@ -51,8 +51,9 @@ class Exact(EvidenceMethod):
 
     def maximum(self, model, theta, free):
         if model.one_scale:
-            return spectral.maxima(model, theta, free)
-        return scales.maxima(model, theta, free) if model.dense_scales else None
+            return Peak(spectral.maxima(model, theta, free))
+        found = scales.maxima(model, theta, free) if model.dense_scales else None
+        return None if found is None else Peak(found)
 
     def limits(self, model, theta, drop):
         return scales.limits(model, theta, drop) if model.dense_scales and model.reduced.single else None

@@ -33,18 +33,29 @@ class Newton:
     and takes that step: convergence is then quadratic, so that the mode is good to all digits that the score has. A
     small gain alone does not say so: log|H| can still move along a tail where the joint density is all but flat. A gain
     that grows again below ``tolerance`` is rounding.
+
+    Where H costs much more than a score, steps are taken with one from nearby as long as these converge fast.
     """
 
     tolerance: float = 1e-12
     max_steps: int = 200
 
-    def __call__(self, model: Model, theta: Array, start: Array) -> tuple[Expansion, Array, str | None]:
-        """The expansion at the mode, the mode, and what went wrong, if anything did."""
-        with np.errstate(over="ignore", invalid="ignore"):  # trial points are judged by whether they are finite
-            return self._climb(model, theta, start)
+    def __call__(
+        self, model: Model, theta: Array, start: Array, nearby: Expansion | None = None
+    ) -> tuple[Expansion, Array, str | None]:
+        """The expansion at the mode, the mode, and what went wrong, if anything did.
 
-    def _climb(self, model: Model, theta: Array, start: Array) -> tuple[Expansion, Array, str | None]:
+        ``nearby`` is the expansion at the mode for another θ.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):  # trial points are judged by whether they are finite
+            return self._climb(model, theta, start, nearby)
+
+    def _climb(
+        self, model: Model, theta: Array, start: Array, nearby: Expansion | None
+    ) -> tuple[Expansion, Array, str | None]:
         w, point = start, model.at(start, theta)
+        if nearby is not None and point.costly:
+            w, point = self._coasted(model, theta, w, point, point.neg_hessian_of_rows_at(nearby))
         step, gain, trouble = _step(point)
         if trouble or not gain < FAR:  # a warm start from another θ can be far off
             cold = model.start_weights()
@@ -56,9 +67,9 @@ class Newton:
         for _ in range(self.max_steps):
             if not np.isfinite(gain):
                 return point, w, "The log joint density or its derivatives are not finite."
-            small = self.tolerance * (1 + 1e-3 * abs(point.log_joint))
+            small = self._small(point)
             if gain < small and (gain < 1e-3 * before or gain < 1e-10 * small or gain > before):
-                arrived = trouble or gain < 1e-7 * small
+                arrived = trouble or gain < ARRIVED * small
                 last = point if arrived else model.at(w + step, theta)
                 if last is not point and np.isfinite(last.log_joint):
                     point, w = last, w + step
@@ -72,11 +83,34 @@ class Newton:
                 if fraction < 1e-10:
                     stuck = "Newton's method could not climb any further, short of a mode."
                     return point, w, trouble or (None if gain < ROUNDING * (1 + abs(point.log_joint)) else stuck)
-            point, w, before = there, w + fraction * step, gain
+            H, point, w, before = point, there, w + fraction * step, gain
+            if point.costly and trouble is None:
+                w, point = self._coasted(model, theta, w, point, H.neg_hessian)
             step, gain, trouble = _step(point)
         return point, w, f"Newton's method did not reach the mode in {self.max_steps} steps."
 
+    def _small(self, point: Expansion) -> float:
+        return self.tolerance * (1 + 1e-3 * abs(point.log_joint))
 
+    def _coasted(self, model: Model, theta: Array, w: Array, point: Expansion, H: Arrow) -> tuple[Array, Expansion]:
+        """Steps by an H from nearby, while each cuts the gain that the next promises to a thirtieth."""
+        try:
+            step = H.solve(point.score)
+        except NotPositiveDefinite:
+            return w, point
+        gain, shrunk = float(point.score @ step), 0.0
+        while gain > ARRIVED / 10 * self._small(point) and shrunk < 0.03:
+            there = model.at(w + step, theta)
+            if not there.log_joint >= point.log_joint - 1e-13 * abs(point.log_joint):
+                break
+            w, point, step, before = w + step, there, H.solve(there.score), gain
+            gain = float(point.score @ step)
+            shrunk = gain / before
+        return w, point
+
+
+ARRIVED = 1e-7
+"""A share of the small gain at which the search stops: nothing is left that a last step would better."""
 FAR = 10.0
 """A warm start that a Newton step is expected to better by more nats is compared with a cold one."""
 ROUNDING = 1e-9
@@ -99,6 +133,8 @@ class Slopes:
 
     mode: Expansion
     H: Arrow
+    model: Model | None = None
+    trouble: str | None = None
 
     @cached_property
     def inverse(self) -> Arrow:
@@ -147,8 +183,13 @@ class Laplace(EvidenceMethod):
 
     def __call__(self, model, theta, start=None):
         model = model.working
-        w0 = model.start_weights() if start is None else start.near(theta)
-        mode, w, trouble = self.find_mode(model, theta, w0)
+        known = getattr(start, "slopes", None)
+        known = known if isinstance(known, Slopes) and known.model is model else None
+        if known is not None and np.array_equal(start.theta, theta):
+            mode, w, trouble = known.mode, start.mean, known.trouble
+        else:
+            w0 = model.start_weights() if start is None else start.near(theta)
+            mode, w, trouble = self.find_mode(model, theta, w0, None if known is None else known.mode)
         try:
             H = mode.neg_hessian
             trouble = trouble or model.improper(H)
@@ -156,7 +197,7 @@ class Laplace(EvidenceMethod):
         except NotPositiveDefinite:
             return Evidence(-np.inf, np.full(len(theta), np.nan), checks={"mode": SADDLE})
         checks = {} if trouble is None else {"mode": trouble}
-        slopes = Slopes(mode, H)
+        slopes = known if known is not None and known.mode is mode else Slopes(mode, H, model, trouble)
         posterior = Gaussian(w, H, theta, slopes)
         return Evidence(log_value, lambda: slopes.gradient, posterior=posterior, checks=checks)
 

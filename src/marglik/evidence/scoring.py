@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from marglik.evidence.base import Peak
 from marglik.hyperparameters import Positive
 from marglik.model import LinearModel
 from marglik.posterior import Gaussian
@@ -57,9 +58,7 @@ class Point(NamedTuple):
     posterior: Any
 
 
-def interior_maximum(
-    method: EvidenceMethod, model: Model, theta: Float[Array, "k"], free: Array
-) -> Float[Array, "1 k"] | None:
+def interior_maximum(method: EvidenceMethod, model: Model, theta: Float[Array, "k"], free: Array) -> Peak | None:
     """θ̂ over the free coordinates; None where the maximum lies at an end of the support or is not reached."""
     if not isinstance(model, LinearModel) or not free.any():
         return None
@@ -67,7 +66,9 @@ def interior_maximum(
     if not search.start[search.positive].all():
         return None
     found = search.climbed()
-    return None if found is None or search.better_without_a_scale(found) else found.theta[None]
+    if found is None or search.better_without_a_scale(found):
+        return None
+    return Peak(found.theta[None], Gaussian(found.posterior.near(found.theta), found.posterior.precision))
 
 
 class _Search:

@@ -127,9 +127,11 @@ class LogisticRidgeEB(ClassifierMixin, LinearEB):
             warnings.simplefilter("always")
             fit = fit_model(model)
         y = model.rows.y.reshape(model.rows.n, -1)
-        apart = ~np.atleast_1d(fit.converged)
+        mean, columns = fit.posterior.mean, {term.label: term.columns for term in model.prior}
+        eta = sum(columns[label] @ w.T for label, w in mean.items()).reshape(y.shape)
+        apart = ((2 * y - 1) * eta > 0).all(axis=0)
         if apart.any():
-            apart &= ((2 * y - 1) * fit.predict(scale="link").reshape(y.shape) > 0).all(axis=0)
+            apart &= ~np.atleast_1d(fit.converged)
         if not apart.any():
             for warning in caught:
                 warnings.warn(warning.message, stacklevel=4)

@@ -79,6 +79,8 @@ def _from_native(data: Any) -> DataFrame:
     try:
         return nw.from_native(data, eager_only=True).to_pandas()
     except TypeError:
+        if hasattr(data, "collect"):
+            raise BadData(f"data is a {type(data).__name__}, which is not read yet. Give data.collect().") from None
         raise BadData(
             f"data is a {type(data).__name__}, which is not a table. Give a pandas, polars or pyarrow frame, "
             "a dict of columns, or the path of a CSV or Parquet file."

@@ -12,21 +12,34 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from marglik.interfaces.data import is_numeric
-from marglik.interfaces.grammar import BadFormula, products
+from marglik.interfaces.grammar import NAME, BadFormula, products
 from marglik.validate import listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
     from pandas import Series
 
+
+@dataclass(frozen=True)
+class Function:
+    """NumPy's function of this name, of one column."""
+
+    name: str
+
+    def __call__(self, x: Any, *more: Any, **named: Any) -> Any:
+        if more or named:
+            hint = " For logarithms to another base write log2 or log10, or divide: I(log(x) / log(b))."
+            raise BadFormula(f"{self.name} takes one column and nothing else.{hint if self.name == 'log' else ''}")
+        return getattr(np, self.name)(x, dtype=np.float64)  # of truth values, NumPy takes them in half precision
+
+
 FUNCTIONS: Mapping[str, Any] = {
-    name: partial(getattr(np, name), dtype=np.float64)  # of truth values, NumPy takes them in half precision
+    name: Function(name)
     for name in ("log", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tan", "tanh")
 }
 CODINGS = ("C", "I", "scale", "center", "poly", "bs", "offset")
@@ -221,6 +234,7 @@ def _formulae(text: str, table: Table, shown: str) -> Any:
     from formulae import design_matrices
     from formulae.environment import Environment
 
+    _check_levels(text, table, shown)
     known = Environment([{**FUNCTIONS, **CONSTANTS, "np": np}])
     try:
         with np.errstate(all="ignore"), redirect_stdout(io.StringIO()):  # formulae prints what it raises
@@ -234,6 +248,18 @@ def _formulae(text: str, table: Table, shown: str) -> Any:
         words = [name for name in variables(text) if name in table and not is_numeric(table[name])]
         why = f"{words[0]!r} holds text, not numbers." if words and isinstance(error, TypeError) else _reason(error)
         raise BadFormula(f"{shown!r} could not be evaluated: {why}") from error
+
+
+def _check_levels(text: str, table: Table, shown: str) -> None:
+    """Categorical columns have two levels or more: text, and what stands inside ``C(…)``."""
+    coded = {name.strip("`") for name in re.findall(rf"\bC\(\s*({NAME})\s*[,)]", text)}
+    for name in variables(text):
+        column = table.get(name)
+        if column is not None and (name in coded or not is_numeric(column)) and (column == column.iloc[0]).all():
+            raise BadFormula(
+                f"{shown!r} has an effect of {name!r}, which has one level only, {str(column.iloc[0])!r}, so there is "
+                "nothing to compare. Leave it out."
+            )
 
 
 def _reason(error: Exception) -> str:

@@ -19,7 +19,10 @@ SPAN = 32
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """The values that a column has, in order: those of a categorical as it has them, others ascending."""
+    """The values that a column has, in order: those of a categorical as it has them, others ascending.
+
+    Whole numbers have no decimal point, whatever their type.
+    """
 
     name: str
     levels: Sequence[Any]
@@ -126,7 +129,10 @@ def _levels(column: Series) -> tuple[list[Any], Array]:
         present, codes = _ranked(column.to_numpy())
         return present.tolist(), codes
     codes, uniques = pd.factorize(column, sort=True)
-    return uniques.tolist(), codes
+    levels = uniques.tolist()
+    if all(isinstance(level, float) and level.is_integer() for level in levels):
+        return [int(level) for level in levels], codes
+    return levels, codes
 
 
 def _ranked(values: Array) -> tuple[Array, Array]:

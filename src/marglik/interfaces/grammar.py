@@ -14,6 +14,13 @@ from itertools import pairwise
 NAME = r"(?:[^\W\d][\w.]*|`[^`]+`)"
 PRODUCTS = re.compile(rf"(?:[01]|{NAME})(?:\s*[+:*]\s*(?:[01]|{NAME}))*")
 PENALISED = ("ridge", "ard")
+SPELT_OTHERWISE = {
+    "factor": "C(k)",
+    "as.factor": "C(k)",
+    "ordered": "C(k)",
+    "Q": "the name in backticks, such as `my x`",
+}
+"""What other languages call something that has a spelling here."""
 LATER = {"s": "smooths", "te": "smooths", "ti": "smooths", "gp": "Gaussian processes"}
 
 
@@ -212,6 +219,15 @@ def _plausible(term: str) -> None:
         raise BadFormula(f"{term!r} has a | outside parentheses. A grouping factor is written '(1 | g)'.")
     if "|" in bare:
         raise BadFormula(f"{term!r} has a | inside. A term with a grouping factor, '(1 | g)', stands by itself.")
+    called = next((name for name in re.findall(r"([\w.]+)\s*\(", bare) if name in SPELT_OTHERWISE), None)
+    if called:
+        raise BadFormula(f"{term!r}: formulas have no {called}(). Write {SPELT_OTHERWISE[called]}.")
+    if re.search(r"\bC\s*\([^()]*\[", bare):
+        raise BadFormula(
+            f"{term!r} has levels in brackets, which formulas do not know. Order the categories of the column in the "
+            "data, such as pandas.Categorical(k, categories=…), and write its name alone."
+        )
+    _no_power_of_one(term, term)
     if re.search(r"[\w.)\]}]\s+[\w.({]", bare):
         raise BadFormula(f"{term!r} has two names without a sign between them. Join terms by +, * or :.")
     if bare == ".":
@@ -221,6 +237,26 @@ def _plausible(term: str) -> None:
             f"{term!r} begins with a number, but terms are columns; 0 and 1 stand for the intercept. For "
             "arithmetic write I(2 * x)."
         )
+
+
+def _no_power_of_one(text: str, term: str) -> None:
+    """Refuse ``x^2``, which in R is x: a power crosses the terms of a sum; inside calls it is arithmetic."""
+    text = text.replace("**", "^").strip()
+    for separator in "+-:*/":
+        parts = split(text, separator)
+        if len(parts) > 1:
+            for part in parts:
+                _no_power_of_one(part, term)
+            return
+    base, *powers = split(text, "^")
+    inner = base.strip("() ") if base.startswith("(") else base
+    if powers and (is_name(inner) or _function(base)):
+        raise BadFormula(
+            f"{term!r} takes a power of one column, which as in R is that column itself. Write I({inner}**{powers[0]}) "
+            "for the number; (a + b)^2 is for interactions."
+        )
+    if base.startswith("("):
+        _no_power_of_one(base[1:-1], term)
 
 
 def _no_minus(sign: str, term: str) -> None:

@@ -34,7 +34,7 @@ class Gamma(Likelihood):
     link = "log"
 
     def hyperparameters(self):
-        return (Hyperparameter("shape"),)
+        return (Hyperparameter("shape", unbounded=True),)
 
     def log_density(self, y, eta, theta):
         """With z = y/μ: k (log z − z + 1) + ½ log k/2π − δ(k) − log y, where δ is Stirling's error."""

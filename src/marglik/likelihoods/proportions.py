@@ -39,7 +39,7 @@ class Beta(Likelihood):
     link = "logit"
 
     def hyperparameters(self):
-        return (Hyperparameter("precision", Positive(unit=20.0)),)
+        return (Hyperparameter("precision", Positive(unit=20.0), unbounded=True),)
 
     def log_density(self, y, eta, theta):
         """With a = μφ, b = νφ, ν = 1 − μ, and Stirling's error δ in place of log Γ:

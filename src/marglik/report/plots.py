@@ -374,6 +374,8 @@ def _entitle(ax: Any, title: str) -> None:
 
 
 def _draw_row(ax: Any, y: float, row: Row, limits: tuple[float, float], width: float, size: float) -> None:
+    from matplotlib.transforms import ScaledTranslation
+
     if row.mark == "held":
         ax.plot(row.estimate, y, "D", mfc="white", mec=GREY, ms=size)
         return
@@ -384,7 +386,8 @@ def _draw_row(ax: Any, y: float, row: Row, limits: tuple[float, float], width: f
         return
     for end, beyond, arrow in zip(limits, (row.lower < limits[0], row.upper > limits[1]), "<>", strict=True):
         if beyond:
-            ax.plot(end, y, arrow, color=BLUE, ms=size, clip_on=False)
+            inwards = ScaledTranslation((1 if arrow == "<" else -1) * size / 144, 0, ax.figure.dpi_scale_trans)
+            ax.plot(end, y, arrow, color=BLUE, ms=size, clip_on=False, transform=ax.transData + inwards)
     if np.isfinite(row.unpooled):
         ax.plot(row.unpooled, y, "o", mfc="white", mec=RED, mew=0.9, ms=size, zorder=2)
     ax.plot([row.lower, row.upper], [y, y], color=BLUE, lw=width, solid_capstyle="butt", alpha=0.55)
@@ -427,7 +430,7 @@ def _log_axis(ax: Any, lower: float, upper: float) -> None:
 
 
 def _explain_pooling(ax: Any, rows: Rows, place: Array) -> None:
-    """Names what is filled and what is hollow, above the rows."""
+    """Names what is filled and what is hollow, above the rows, right of the title."""
     handles = [
         ax.plot([], [], "o", color=BLUE, ms=4)[0],
         ax.plot([], [], "o", mfc="white", mec=RED, mew=0.9, ms=4)[0],
@@ -436,6 +439,7 @@ def _explain_pooling(ax: Any, rows: Rows, place: Array) -> None:
         handles,
         ["shrunk towards the population", "own rows alone"],
         loc="lower right",
+        bbox_to_anchor=(1, 1),
         facecolor="white",
         edgecolor="none",
         framealpha=0.85,
