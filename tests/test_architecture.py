@@ -18,15 +18,17 @@ LAYERS = [  # a module imports from layers before its own alone
     | {"likelihoods.numerical", "likelihoods.special"},
     {"columns", "interfaces", "report", "likelihoods.base", "likelihoods.links", "priors", "spectrum"}
     | {"interfaces.data", "interfaces.factors", "interfaces.grammar", "interfaces.groups"},
-    {f"likelihoods.{outcomes}" for outcomes in ("binary", "counts", "positive", "proportions", "real")},
-    {"likelihoods"},
-    {"expansion", "gram", "levels", "thin", "report.tour", "interfaces.designs"},
-    {"model", "interfaces.families", "interfaces.response"},
-    {"posterior", "projection", "simulation", "solvers"},
+    {f"likelihoods.{outcomes}" for outcomes in ("binary", "counts", "positive", "proportions", "real")}
+    | {"smooths.base", "smooths.sampling"},
+    {"likelihoods", "smooths.knots"},
+    {"expansion", "gram", "levels", "thin", "report.tour", "interfaces.designs"}
+    | {f"smooths.{basis}" for basis in ("cubic", "p_spline", "random_effect", "thin_plate")},
+    {"model", "interfaces.families", "interfaces.response", "smooths.smooth", "smooths.tensor"},
+    {"posterior", "projection", "simulation", "solvers", "smooths.terms"},
     {"evidence.base", "evidence.nodes", "evidence.noiseless", "newrows"}
     | {"mixed_posterior", "scales_posterior", "wide_posterior"},
     {"evidence.scoring"},
-    {"evidence.laplace", "evidence.mixed", "evidence.relevance", "evidence.spectral"},
+    {"evidence.laplace", "evidence.mixed", "evidence.relevance", "evidence.spectral", "smooths"},
     {"evidence.quadrature", "evidence.scales"},
     {"evidence.exact"},
     {"evidence.auto"},
