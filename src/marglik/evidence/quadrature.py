@@ -75,7 +75,7 @@ class Quadrature(EvidenceMethod):
     Parameters
     ----------
     points
-        Nodes a dimension. With d coefficients a level, each has ``points``ᵈ nodes.
+        Nodes a dimension. With d coefficients a level, each has pᵈ nodes, p of them a dimension.
 
     References
     ----------

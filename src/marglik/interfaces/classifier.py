@@ -181,7 +181,7 @@ class LogisticRidgeEB(ClassifierMixin, LinearEB):
     def decision_function(self, X: Any) -> Array:
         """Log odds of the averaged probability of each class against the others; (n,) for two classes.
 
-        Nearer to zero than the posterior mean of the log odds, X @ coef_.T + intercept_, and of the same sign.
+        Nearer to zero than the posterior mean of the log odds, ``X @ coef_.T + intercept_``, and of the same sign.
 
         Parameters
         ----------
