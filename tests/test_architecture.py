@@ -16,15 +16,15 @@ TESTS = Path(__file__).parent
 LAYERS = [  # a module imports from layers before its own alone
     {"", "bases", "hyperparameters", "linalg", "rows", "textbook", "validate"}
     | {"likelihoods.numerical", "likelihoods.special"},
-    {"columns", "interfaces", "report", "likelihoods.base", "likelihoods.links", "priors", "spectrum"}
+    {"columns", "interfaces", "report", "likelihoods.base", "likelihoods.links", "priors.base", "spectrum"}
     | {"interfaces.data", "interfaces.factors", "interfaces.grammar", "interfaces.groups"},
     {f"likelihoods.{outcomes}" for outcomes in ("binary", "counts", "positive", "proportions", "real")}
-    | {"smooths.base", "smooths.sampling"},
-    {"likelihoods", "smooths.knots"},
+    | {"smooths.base", "smooths.sampling", "priors.dense", "priors.effects"},
+    {"likelihoods", "priors", "smooths.knots"},
     {"expansion", "gram", "levels", "thin", "report.tour", "interfaces.designs"}
     | {f"smooths.{basis}" for basis in ("cubic", "p_spline", "random_effect", "thin_plate")},
     {"model", "interfaces.families", "interfaces.response", "smooths.smooth", "smooths.tensor"},
-    {"posterior", "projection", "simulation", "solvers", "smooths.terms"},
+    {"posterior", "prediction", "projection", "simulation", "solvers", "smooths.terms"},
     {"evidence.base", "evidence.nodes", "evidence.noiseless", "newrows"}
     | {"mixed_posterior", "scales_posterior", "wide_posterior"},
     {"evidence.scoring"},
@@ -36,7 +36,7 @@ LAYERS = [  # a module imports from layers before its own alone
     {"learn"},
     {"profiles"},
     {"uncertainty"},
-    {"check", "intervals", "targets"},
+    {"check", "intervals", "tables", "targets"},
     {"fitted"},
     {"fitting"},
     {"testing.numbers"},

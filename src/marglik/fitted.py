@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from marglik import learn
+from marglik import learn, tables
 from marglik.check import Check
 from marglik.evidence import Evidence, EvidenceMethod, evaluate
 from marglik.model import LinearModel, Model
 from marglik.newrows import rows_to_predict
 from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
+from marglik.prediction import one_of, predicted
 from marglik.simulation import simulate
 from marglik.targets import TargetsPosterior, one
-from marglik.uncertainty import far_limits, scale_limits, singular_limits, wald
 from marglik.validate import Unsupported
 from marglik.wide_posterior import widened
 
@@ -239,31 +239,10 @@ class Fit:
         NaN and the other end is where twice the drop of the log evidence is 2.71, others re-optimised; with one scale
         a column, the others as they are.
         """
-        import pandas as pd
-
         if self._one_by_one:
             joined = self._joined(lambda fit: fit.hyperparameters)
             return joined.assign(at_boundary=joined["at_boundary"].fillna(0).astype(bool))
-        names = self.model.hyperparameters.reported
-        shown = [i for i, h in enumerate(self.model.hyperparameters) if not h.fixed_effect]
-        table = wald(self.model.hyperparameters, self.optimum)
-        if len(shown) < len(self.model.hyperparameters) and not self.model.hyperparameters.triangles:
-            table = {column: values[:, shown] for column, values in table.items()}
-        at_limit = table["at_boundary"].astype(bool)
-        if at_limit.any():
-            limits = self.model.hyperparameters.plain_to_reported(scale_limits(self.objective, self.optimum))
-            table["upper"] = np.where(at_limit & np.isnan(table["upper"]), limits, table["upper"])
-            if not self._many:
-                far_limits(self.objective, self.optimum, table)  # type: ignore[arg-type]
-            if self.model.hyperparameters.triangles:
-                singular_limits(self.objective, self.optimum, table)  # type: ignore[arg-type]
-        if self._many:
-            index: Any = pd.MultiIndex.from_product([range(len(self.optimum.theta)), names], names=["target", "name"])
-        else:
-            index = pd.Index(names, name="name")
-        frame = pd.DataFrame({column: values.reshape(-1) for column, values in table.items()}, index=index)
-        frame["at_boundary"] = frame["at_boundary"].astype(bool)
-        return frame
+        return tables.hyperparameters(self.objective, self.optimum, self._many)
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -300,41 +279,15 @@ class Fit:
 
     def vcov(self) -> DataFrame:
         """Covariance matrix of the fixed effects."""
-        import pandas as pd
-
         posterior = self._terms("fixed effects")
         if self._one_by_one:
             return self._joined(lambda fit: fit.vcov())
-        names = list(self._linear.flat_names)
-        if self._linear.flat_in_theta:
-            h, R = self.model.hyperparameters, self._linear.flat_basis.R
-            beta = [i for i, x in enumerate(h) if x.fixed_effect]
-            C = learn.covariance(self.optimum)[0][np.ix_(beta, beta)]
-            C = np.linalg.solve(R, np.linalg.solve(R, C).T)
-        else:
-            C = posterior.flat_covariance
-        if C.ndim > 2:
-            index = pd.MultiIndex.from_product([range(len(C)), names], names=["target", "name"])
-            return pd.DataFrame(C.reshape(-1, len(names)), index=index, columns=names)
-        return pd.DataFrame(C, index=pd.Index(names, name="name"), columns=names)
+        return tables.vcov(self._linear, self.optimum, posterior)
 
     @cached_property
     def fixed_effects(self) -> DataFrame:
         """Flat weights: ``estimate, se, lower, upper`` (95 %), in the units of their columns."""
-        import pandas as pd
-
-        posterior = self._terms("fixed effects")
-        flat = next((t.label for t in self._linear.prior if t.flat), None)
-        covariance = self.vcov()
-        estimate = np.reshape(posterior.mean[flat], -1) if flat else np.zeros(0)
-        f = self._linear.n_flat
-        blocks = covariance.to_numpy().reshape(len(estimate) // max(f, 1), f, f)
-        se = np.sqrt(np.einsum("vff->vf", blocks)).reshape(-1)
-        half = NORMAL_975 * se
-        return pd.DataFrame(
-            {"estimate": estimate, "se": se, "lower": estimate - half, "upper": estimate + half},
-            index=covariance.index,
-        )
+        return tables.fixed_effects(self._linear, self._terms("fixed effects"), self.vcov())
 
     def confint(self, method: str = "wald", level: float = 0.95, names: str | Sequence[str] | None = None) -> DataFrame:
         """Intervals of hyperparameters and fixed effects: columns ``estimate, lower, upper``.
@@ -415,27 +368,7 @@ class Fit:
         ValueError
             There is no such factor.
         """
-        import pandas as pd
-
-        posterior = self._terms("random effects")
-        terms: dict[str, list[Any]] = {}
-        for term in self._linear.prior:
-            if term.grouped:
-                terms.setdefault(term.group, []).append(term)  # type: ignore[attr-defined]
-        if group is None and len(terms) == 1:
-            group = next(iter(terms))
-        if group not in terms:
-            have = f"The grouping factors are {', '.join(terms)}." if terms else "The model has no grouping factors."
-            raise ValueError(f"There is no grouping factor {group!r}. {have}")
-
-        def table(values: Mapping[str, Array]) -> DataFrame:
-            own = terms[group]
-            parts = [pd.DataFrame(values[t.label], index=list(t.levels), columns=list(t.names)) for t in own]
-            return pd.concat(parts, axis=1).rename_axis(group)
-
-        frame = table(posterior.mean)
-        frame.attrs["sd"] = table(posterior.sd)
-        return frame
+        return tables.random_effects(self._linear, self._terms("random effects"), group)
 
     @cached_property
     def edf(self) -> Any:
@@ -453,20 +386,10 @@ class Fit:
         ½ p_t log 2π − ½ log|H_tt|; ``overlap`` = ½ (Σ log|H_tt| − log|H|) ≥ 0 is what terms share; under quadrature,
         ``beyond_laplace`` is what a Gaussian posterior leaves out.
         """
-        import pandas as pd
-
         parts = dict(self._terms("terms").occam())
         if not self.evidence_method.modal:
             parts["beyond_laplace"] = self.log_evidence - sum(parts.values())
-        if self._many:
-            return (
-                pd.DataFrame(parts)
-                .rename_axis("target")
-                .melt(ignore_index=False, var_name="part", value_name="nats")
-                .set_index("part", append=True)
-                .sort_index(level="target", sort_remaining=False)
-            )
-        return pd.DataFrame({"nats": pd.Series(parts)}).rename_axis("part")
+        return tables.occam(parts, self._many)
 
     def predict(
         self,
@@ -501,29 +424,11 @@ class Fit:
         -------
         Array (n,), or (n, V) for several targets; or a DataFrame with an interval.
         """
-        posterior = self._terms("linear predictor")
-        model = self._linear
-        _one_of("scale", scale, ("response", "link"))
-        _one_of("new_levels", new_levels, ("population", "raise"))
-        if interval is not None and not 0 < interval < 1:
-            raise ValueError(f"interval must be a probability between 0 and 1, such as 0.95, not {interval!r}.")
+        posterior, model = self._terms("linear predictor"), self._linear
+        one_of("new_levels", new_levels, ("population", "raise"))
         rows = rows_to_predict(model, self.source, new, include, new_levels)
-        eta, variance = posterior.linear_predictor(rows)
         own = self.optimum.theta[:, model.n_prior_theta :].T
-        own = own[:, 0] if not self._many else own
-        inverse = (lambda x: x) if scale == "link" else (lambda x: model.likelihood.response(x, own))
-        sd = np.sqrt(variance)
-        mean = averaged(inverse, eta, sd) if average else inverse(eta)
-        if interval is None:
-            return mean
-        import pandas as pd
-        from scipy.special import ndtri
-
-        z = ndtri((1 + interval) / 2)
-        columns = {"mean": mean, "lower": inverse(eta - z * sd), "upper": inverse(eta + z * sd)}
-        if self._many:
-            return pd.concat({name: pd.DataFrame(values) for name, values in columns.items()}, axis=1)
-        return pd.DataFrame(columns)
+        return predicted(model.likelihood, own, posterior.linear_predictor(rows), interval, scale, average)
 
     def check(self, simulations: int = 0) -> Check:
         """Whether the answer can be trusted: so far the optimum, its curvature and its boundaries.
@@ -584,17 +489,3 @@ class Fit:
         from marglik.saving import save
 
         save(self, path)
-
-
-NORMAL_975 = 1.959963984540054
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}.")
-
-
-def averaged(inverse: Any, eta: Array, sd: Array, points: int = 21) -> Array:
-    """E[inverse(η)] for η ~ N(eta, sd²), by Gauss–Hermite quadrature."""
-    x, w = np.polynomial.hermite_e.hermegauss(points)
-    return sum(wi * inverse(eta + xi * sd) for xi, wi in zip(x, w, strict=True)) / w.sum()

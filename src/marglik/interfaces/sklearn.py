@@ -10,13 +10,14 @@ import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from marglik.fitted import Fit, averaged
+from marglik.fitted import Fit
 from marglik.fitting import fit_model
 from marglik.interfaces.families import likelihood_of
 from marglik.interfaces.groups import parse, side_by_side
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
 from marglik.posterior import NewRows
+from marglik.prediction import averaged
 from marglik.priors import Flat, Prior, Ridge
 from marglik.rows import InMemory
 from marglik.validate import check_response

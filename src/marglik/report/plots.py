@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from marglik.fitted import NORMAL_975
 from marglik.hyperparameters import Positive
 from marglik.model import LinearModel
 from marglik.report.text import decimals, fixed, number, shortened
 from marglik.report.text import held as held_of
 from marglik.report.text import title as title_of
+from marglik.tables import NORMAL_975
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""p(w|θ): the prior of a linear model's weights, term by term."""
+
+from __future__ import annotations
+
+from marglik.priors.base import Prior, Term
+from marglik.priors.dense import Flat, Gaussian, Ridge
+from marglik.priors.effects import RandomEffects
+
+__all__ = ["Flat", "Gaussian", "Prior", "RandomEffects", "Ridge", "Term"]

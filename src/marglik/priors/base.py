@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""p(w|θ): a term owns design columns and the prior of their weights; ``+`` puts terms side by side.
+
+A term with hyperparameters states its prior through a factor: w = L(θ) u with u ~ N(0, I). A scale of zero is then
+an ordinary point. Evidence methods work with u; only `LinearModel` turns it into w.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from marglik.hyperparameters import Hyperparameter
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+
+class Prior(tuple["Term", ...]):
+    """Terms side by side: their columns are concatenated, their factors stacked.
+
+    Parameters
+    ----------
+    terms
+        In order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from marglik.priors import Flat, Ridge
+    >>> prior = Flat(np.ones(3)) + Ridge(np.eye(3))
+    >>> [term.n_weights for term in prior]
+    [1, 3]
+    """
+
+    def __add__(self, other: Prior | Term) -> Prior:  # type: ignore[override]
+        return Prior((*self, *(other if isinstance(other, Prior) else (other,))))
+
+
+class Term(ABC):
+    """Columns of the design and the prior of their weights.
+
+    Attributes
+    ----------
+    label
+        What the term is called in tables.
+    flat
+        True where the weights have density 1 in the units of their columns (no factor, no hyperparameters).
+    grouped
+        True where the columns are repeated for every level of a grouping factor: w has one block a level, and the
+        factor is that of a block. Otherwise the columns are dense and the factor is diagonal.
+    """
+
+    registry: ClassVar[dict[str, type[Term]]] = {}
+    label: str
+    flat: ClassVar[bool] = False
+    grouped: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        Term.registry[re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()] = cls
+
+    def __add__(self, other: Prior | Term) -> Prior:
+        return Prior((self,)) + other
+
+    @property
+    @abstractmethod
+    def columns(self) -> Float[Array, "n c"]:
+        """The design: one row an observation."""
+
+    @property
+    def design(self) -> Float[Array, "n c"]:
+        """The columns of the weights themselves; `columns`, except where `mixing` stands between them."""
+        return self.columns
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+
+    @property
+    @abstractmethod
+    def n_weights(self) -> int:
+        """Number of weights."""
+
+    @property
+    def offset(self) -> Float[Array, "n"] | None:
+        """What the prior mean of the weights adds to η, if it is not zero."""
+        return None
+
+    @property
+    def mixing(self) -> Float[Array, "c c"] | None:
+        """M, where the coefficients v of `columns` stand for the weights w = μ + M v; None where w = v."""
+        return None
+
+    def weights(self, coefficients: Float[Array, "*r c"]) -> Float[Array, "*r c"]:
+        """w from v."""
+        return coefficients
+
+    @abstractmethod
+    def hyperparameters(self) -> tuple[Hyperparameter, ...]:
+        """Its coordinates of θ."""
+
+    @abstractmethod
+    def factor(self, theta: Float[Array, "k"]) -> Array:
+        """L(θ): the diagonal (c,) of a dense term's factor, or the (c, c) factor of one level's block."""
+
+    @abstractmethod
+    def factor_vjp(self, theta: Float[Array, "k"], bar: Array) -> Float[Array, "k"]:
+        """Σ bar · ∂L/∂θ_k for each k, with bar of the shape of `factor`."""
+
+    @abstractmethod
+    def factor_jvp(self, theta: Float[Array, "k"], direction: Float[Array, "k"]) -> Array:
+        """Σ_k ∂L/∂θ_k direction_k, of the shape of `factor`."""
+
+    @abstractmethod
+    def units(self) -> Float[Array, "k"]:
+        """For each hyperparameter, its value at which the term adds variance of order one to η."""
+
+
+def as_matrix(columns: Array) -> Float[Array, "n c"]:
+    """Columns as floats, one of them as a matrix too."""
+    X = np.asarray(columns, np.float64)
+    return X[:, None] if X.ndim == 1 else X
+
+
+def default_names(given: Sequence[str] | None, n: int, letter: str) -> tuple[str, ...]:
+    """The names given, or numbered ones."""
+    return tuple(given) if given is not None else tuple(f"{letter}{i}" for i in range(n))

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a fit says of its numbers, as pandas frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from marglik import learn
+from marglik.uncertainty import far_limits, scale_limits, singular_limits, wald
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+    from pandas import DataFrame
+
+    from marglik.model import LinearModel
+    from marglik.posterior import TermPosterior
+
+NORMAL_975 = 1.959963984540054
+
+
+def hyperparameters(objective: learn.Objective, optimum: learn.Found, many: bool) -> DataFrame:
+    """``estimate, se, lower, upper, at_boundary``; see `Fit.hyperparameters`."""
+    import pandas as pd
+
+    known = objective.model.hyperparameters
+    shown = [i for i, h in enumerate(known) if not h.fixed_effect]
+    table = wald(known, optimum)
+    if len(shown) < len(known) and not known.triangles:
+        table = {column: values[:, shown] for column, values in table.items()}
+    at_limit = table["at_boundary"].astype(bool)
+    if at_limit.any():
+        limits = known.plain_to_reported(scale_limits(objective, optimum))
+        table["upper"] = np.where(at_limit & np.isnan(table["upper"]), limits, table["upper"])
+        if not many:
+            far_limits(objective, optimum, table)  # type: ignore[arg-type]
+        if known.triangles:
+            singular_limits(objective, optimum, table)  # type: ignore[arg-type]
+    if many:
+        targets = range(len(optimum.theta))
+        index: Any = pd.MultiIndex.from_product([targets, known.reported], names=["target", "name"])
+    else:
+        index = pd.Index(known.reported, name="name")
+    frame = pd.DataFrame({column: values.reshape(-1) for column, values in table.items()}, index=index)
+    frame["at_boundary"] = frame["at_boundary"].astype(bool)
+    return frame
+
+
+def vcov(model: LinearModel, optimum: learn.Found, posterior: TermPosterior) -> DataFrame:
+    """Covariance of the fixed effects; targets × names, by names."""
+    import pandas as pd
+
+    names = list(model.flat_names)
+    if model.flat_in_theta:
+        R = model.flat_basis.R
+        beta = [i for i, h in enumerate(model.hyperparameters) if h.fixed_effect]
+        C = learn.covariance(optimum)[0][np.ix_(beta, beta)]
+        C = np.linalg.solve(R, np.linalg.solve(R, C).T)
+    else:
+        C = posterior.flat_covariance
+    if C.ndim > 2:
+        index = pd.MultiIndex.from_product([range(len(C)), names], names=["target", "name"])
+        return pd.DataFrame(C.reshape(-1, len(names)), index=index, columns=names)
+    return pd.DataFrame(C, index=pd.Index(names, name="name"), columns=names)
+
+
+def fixed_effects(model: LinearModel, posterior: TermPosterior, covariance: DataFrame) -> DataFrame:
+    """``estimate, se, lower, upper`` of the fixed effects, from `vcov`."""
+    import pandas as pd
+
+    flat = next((term.label for term in model.prior if term.flat), None)
+    estimate = np.reshape(posterior.mean[flat], -1) if flat else np.zeros(0)
+    f = model.n_flat
+    blocks = covariance.to_numpy().reshape(len(estimate) // max(f, 1), f, f)
+    se = np.sqrt(np.einsum("vff->vf", blocks)).reshape(-1)
+    half = NORMAL_975 * se
+    return pd.DataFrame(
+        {"estimate": estimate, "se": se, "lower": estimate - half, "upper": estimate + half},
+        index=covariance.index,
+    )
+
+
+def random_effects(model: LinearModel, posterior: TermPosterior, group: str | None) -> DataFrame:
+    """Levels × coefficients, terms of the same factor side by side; ``.attrs["sd"]`` has their sds."""
+    import pandas as pd
+
+    terms: dict[str, list[Any]] = {}
+    for term in model.prior:
+        if term.grouped:
+            terms.setdefault(term.group, []).append(term)  # type: ignore[attr-defined]
+    if group is None and len(terms) == 1:
+        group = next(iter(terms))
+    if group not in terms:
+        have = f"The grouping factors are {', '.join(terms)}." if terms else "The model has no grouping factors."
+        raise ValueError(f"There is no grouping factor {group!r}. {have}")
+
+    def table(values: Mapping[str, Array]) -> DataFrame:
+        own = terms[group]
+        parts = [pd.DataFrame(values[t.label], index=list(t.levels), columns=list(t.names)) for t in own]
+        return pd.concat(parts, axis=1).rename_axis(group)
+
+    frame = table(posterior.mean)
+    frame.attrs["sd"] = table(posterior.sd)
+    return frame
+
+
+def occam(parts: Mapping[str, Any], many: bool) -> DataFrame:
+    """Parts of the log evidence in one column ``nats``."""
+    import pandas as pd
+
+    if many:
+        return (
+            pd.DataFrame(parts)
+            .rename_axis("target")
+            .melt(ignore_index=False, var_name="part", value_name="nats")
+            .set_index("part", append=True)
+            .sort_index(level="target", sort_remaining=False)
+        )
+    return pd.DataFrame({"nats": pd.Series(parts)}).rename_axis("part")
