@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+    from marglik.likelihoods import Likelihood
+    from marglik.likelihoods.averages import Averaged
     from marglik.model import LinearModel
     from marglik.priors import Term
 
@@ -90,6 +92,7 @@ class RowSums:
     """The likelihood's share of the expansion: sums over rows, in the coordinates of w (before the factor)."""
 
     model: LinearModel
+    likelihood: Likelihood | Averaged
     w: Float[Array, "p"]
     theta: Float[Array, "l"]
 
@@ -119,18 +122,18 @@ class RowSums:
 
     @cached_property
     def _derivatives(self) -> tuple[Array, Array, Array]:
-        d1, d2, d3 = self.model.likelihood.derivatives(self._y, self.eta, self._own)
+        d1, d2, d3 = self.likelihood.derivatives(self._y, self.eta, self._own)
         return d1 * self.model.multiplier, d2 * self.model.multiplier, d3 * self.model.multiplier
 
     @cached_property
     def _own_derivatives(self) -> list[tuple[Array, Array, Array]]:
-        each = self.model.likelihood.theta_derivatives(self._y, self.eta, self._own)
+        each = self.likelihood.theta_derivatives(self._y, self.eta, self._own)
         return [tuple(d * self.model.multiplier for d in one) for one in each]  # type: ignore[misc]
 
     @cached_property
     def log_density(self) -> float:
         """Σ log p(y_i|η_i)."""
-        kernel = self.model.likelihood.log_kernel(self._y, self.eta, self._own)
+        kernel = self.likelihood.log_kernel(self._y, self.eta, self._own)
         return float(np.sum(kernel * self.model.multiplier)) + self.constant
 
     @property
@@ -175,7 +178,7 @@ class RowSums:
     @cached_property
     def expected_gram(self) -> Arrow:
         """XᵀWX with the expectation of W over y."""
-        expected = self.model.likelihood.expected_information(self.eta, self._own)
+        expected = self.likelihood.expected_information(self.eta, self._own)
         return self.model.columns.gram(expected * self.model.multiplier, self.model.rows)
 
     @cached_property
@@ -230,11 +233,14 @@ class LinearExpansion(Expansion):
 
     log p(y, u|θ) = Σ log p(y_i|η_i) − |u|²/2 − (q/2) log 2π,        η = X L u
     H = Lᵀ XᵀWX L + I   (no I on flat columns)
+
+    ``likelihood`` takes the place of the model's, if it is given.
     """
 
     model: LinearModel
     u: Float[Array, "p"]
     theta: Float[Array, "k"]
+    likelihood: Averaged | None = None
 
     @cached_property
     def _factors(self) -> tuple[Array, Scaling]:
@@ -251,7 +257,7 @@ class LinearExpansion(Expansion):
     def rows(self) -> RowSums:
         """The likelihood's share."""
         w, n_own = self._times_factor(self.u), self.model.n_prior_theta
-        return RowSums(self.model, w, self.theta[n_own:])
+        return RowSums(self.model, self.likelihood or self.model.likelihood, w, self.theta[n_own:])
 
     @cached_property
     def _penalised(self) -> Float[Array, "p"]:
@@ -285,9 +291,27 @@ class LinearExpansion(Expansion):
 
     @cached_property
     def neg_hessian(self):
-        H = self.data_hessian.plus_identity(self.model.columns.split(self._penalised)[1])
+        return self._with_prior(self.data_hessian, self.rows.weights)
+
+    def _with_prior(self, data_hessian: Arrow, weights: Float[Array, "n"]) -> Arrow:
         mask = self.model.columns.split(self._penalised)[1]
-        return replace(H, rooted=partial(self.model.columns.rooted, self.rows.weights, *self._factors, mask))
+        rooted = partial(self.model.columns.rooted, weights, *self._factors, mask)
+        return replace(data_hessian.plus_identity(mask), rooted=rooted)
+
+    def precision(self, weights: Float[Array, "n"]) -> Arrow:
+        """LᵀXᵀ diag(weights) XL + I."""
+        gram = self.model.columns.gram(weights, self.model.rows)
+        return self._with_prior(gram.congruence(*self._factors), weights)
+
+    def variances(self, C: Arrow) -> Float[Array, "n"]:
+        """x_iᵀL C Lᵀx_i: those of η_i, where C is the covariance of u."""
+        C = C.congruence(*self._factors, transposed=True)
+        return np.maximum(self.model.columns.quadratic(C, self.model.rows), 0.0)
+
+    def predictor_of(self, step: Float[Array, "p"]) -> Float[Array, "n"]:
+        """XLu."""
+        w = self._times_factor(step)
+        return self.model.rows.map(lambda rows: self.model.columns.times(w, rows))
 
     def ascent(self):
         """Fisher's step: H with the expected information of the rows."""
@@ -363,15 +387,15 @@ class LinearExpansion(Expansion):
     def neg_hessian_vjp(self, C):
         L, T = self._factors
         slope_w, slope_rows = self.rows.curvature_vjp(C.congruence(L, T, transposed=True))
-        through_eta = self._factor_bar(slope_w, self.u)
-        # ∂⟨C, LᵀGL⟩/∂L = 2 GLC on L's pattern
-        G = self.rows.gram
+        slope_u = self._times_factor(slope_w, transposed=True)
+        through_eta = np.concatenate([*self._prior_vjp(self._factor_bar(slope_w, self.u)), np.zeros(0)])
+        return slope_u, np.concatenate([through_eta + self.factor_slope(C), slope_rows])
+
+    def factor_slope(self, C: Arrow) -> Float[Array, "l"]:
+        """The derivative of ⟨C, LᵀGL⟩ in the prior's θ, G = XᵀWX held: 2 GLC on L's pattern."""
+        (L, T), G = self._factors, self.rows.gram
         LC, LCx = L @ C.blocks, L @ C.cross
         TC, TCx = T.right(C.border, transposed=True).T, T.right(C.cross, transposed=True)
         block = np.tensordot(G.blocks, LC, ((0, 2), (0, 1))) + np.tensordot(G.cross, TCx, ((0, 2), (0, 2)))
         border = T.on_pattern((stacked(G.cross), stacked(LCx)), (G.border, TC))
-        both = [Scaling(x.diagonal, x.runs) for x in (through_eta[1], border)]
-        runs = tuple((p, a + 2 * b) for (p, a), (_, b) in zip(both[0].runs, both[1].runs, strict=True))
-        bars = through_eta[0] + 2 * block, Scaling(both[0].diagonal + 2 * both[1].diagonal, runs)
-        slope_u = self._times_factor(slope_w, transposed=True)
-        return slope_u, np.concatenate([*self._prior_vjp(bars), slope_rows])
+        return 2 * np.concatenate([*self._prior_vjp((block, border)), np.zeros(0)])

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 Sites = Mapping[str, Any]
+CHUNK = 1024
+"""Draws whose densities are computed at a time."""
 
 
 class BadProgram(ValueError):
@@ -206,6 +208,21 @@ class Program(Model):
 
     def at(self, weights, theta):
         return ProgramExpansion(self, np.asarray(weights, float), np.asarray(theta, float))
+
+    def log_joints(self, W: Float[Array, "N p"], theta: Float[Array, "k"]) -> Float[Array, "N"]:
+        """log p(y, w|θ) for every row w of W."""
+        with x64():
+            batched = jax.jit(jax.vmap(self._log_joint, (0, None)))
+            parts = [batched(W[i : i + CHUNK], theta) for i in range(0, len(W), CHUNK)]
+            return np.concatenate([np.asarray(p) for p in parts])
+
+    def prior_draws(self, theta: Float[Array, "k"], n: int, seed: int = 0) -> Float[Array, "n p"]:
+        """Weights drawn from p(w|θ), one a row."""
+        raise NotImplementedError
+
+    def log_likelihoods(self, W: Float[Array, "N p"], theta: Float[Array, "k"]) -> Float[Array, "N"]:
+        """log p(y|w, θ) for every row w of W: observed sites and factors."""
+        raise NotImplementedError
 
     def start_weights(self):
         return np.zeros(self.n_weights)

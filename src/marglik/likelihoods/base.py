@@ -147,6 +147,18 @@ class Likelihood(ABC):
 
         return numerical.theta_derivatives(orders, self.hyperparameters(), theta)
 
+    def averaged(
+        self, y: Array, eta: Array, variance: Array, theta: Array
+    ) -> tuple[Array, Array, Array, Array] | None:
+        """E over N(η, variance) of `log_kernel` and of its first three derivatives; None if there is no closed form."""
+        return None
+
+    def averaged_theta(
+        self, y: Array, eta: Array, variance: Array, theta: Array
+    ) -> list[tuple[Array, Array, Array]] | None:
+        """E over N(η, variance) of `theta_derivatives`; None if there is no closed form."""
+        return None
+
     def expected_information(self, eta: Array, theta: Array) -> Array:
         """−E ∂²log p/∂η², positive also where `log_density` is not concave.
 

@@ -56,6 +56,11 @@ class Poisson(Likelihood):
     def theta_derivatives(self, y, eta, theta):
         return []
 
+    def averaged(self, y, eta, variance, theta):
+        """E exp(η) = exp(η + v/2)."""
+        rate = exp(eta + variance / 2)
+        return y * eta - rate, y - rate, -rate, -rate
+
     def mean(self, eta, theta):
         return exp(eta)
 

@@ -55,6 +55,16 @@ class Gamma(Likelihood):
         above = expm1(log_z)
         return [(log_z - above + 0.5 / k - stirling_slope(k), above, -(1 + above))]
 
+    def averaged(self, y, eta, variance, theta):
+        """E y/μ = exp(v/2) y/exp(η)."""
+        (k,) = theta
+        value = self.log_density(y, eta - variance / 2, theta) - k * variance / 2
+        return value, *self.derivatives(y, eta - variance / 2, theta)
+
+    def averaged_theta(self, y, eta, variance, theta):
+        ((value, *slopes),) = self.theta_derivatives(y, eta - variance / 2, theta)
+        return [(value - variance / 2, *slopes)]
+
     def mean(self, eta, theta):
         return exp(eta)
 

@@ -53,6 +53,14 @@ class Gaussian(Likelihood):
         r = (y - eta) / sigma
         return [((r**2 - 1) / sigma, -2 * r / sigma**2, np.full(np.shape(eta), 2 / sigma**3))]
 
+    def averaged(self, y, eta, variance, theta):
+        """E (y − η)² = (y − η)² + v."""
+        return self.log_density(y, eta, theta) - variance / theta[0] ** 2 / 2, *self.derivatives(y, eta, theta)
+
+    def averaged_theta(self, y, eta, variance, theta):
+        ((value, *slopes),) = self.theta_derivatives(y, eta, theta)
+        return [(value + variance / theta[0] ** 3, *slopes)]
+
     def mean(self, eta, theta):
         return eta
 
