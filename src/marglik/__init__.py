@@ -24,6 +24,9 @@ _HOMES = {
     "RandomEffects": "marglik.priors",
     "Gaussian": "marglik.likelihoods",
     "Poisson": "marglik.likelihoods",
+    "half_cauchy": "marglik.hyperpriors",
+    "half_normal": "marglik.hyperpriors",
+    "penalised_complexity": "marglik.hyperpriors",
 }
 _MODULES = ("likelihoods", "priors", "testing", "textbook")
 
@@ -39,8 +42,11 @@ __all__ = [
     "Ridge",
     "RidgeEB",
     "fit",
+    "half_cauchy",
+    "half_normal",
     "likelihoods",
     "load",
+    "penalised_complexity",
     "priors",
     "testing",
     "textbook",
@@ -49,6 +55,7 @@ __all__ = [
 if TYPE_CHECKING:
     from marglik import likelihoods, priors, testing, textbook
     from marglik.fitted import Fit
+    from marglik.hyperpriors import half_cauchy, half_normal, penalised_complexity
     from marglik.interfaces.classifier import LogisticRidgeEB
     from marglik.interfaces.front import fit
     from marglik.interfaces.sklearn import RidgeEB

@@ -30,6 +30,9 @@ MOST_ENTRIES = 50_000_000
 BLOCK = 1 << 18
 """Entries of the dense columns that are weighted at a time, so that they stay in the cache."""
 
+RUN = 1 << 10
+"""Rows that are turned into columns at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class Factor:
@@ -139,7 +142,7 @@ class Columns:
     @classmethod
     def of(cls, factors: Sequence[Factor], dense: Float[Array, "n d"], n_flat: int) -> Columns:
         """With the first of the factors as the inner one."""
-        few = dense if dense.shape[1] > FEW else np.asfortranarray(dense)
+        few = np.asfortranarray(dense) if dense.shape[1] <= FEW else dense
         return cls(factors[0] if factors else None, few, tuple(factors[1:]), n_flat)
 
     @property
@@ -293,7 +296,7 @@ class Columns:
     def _quadratic(self, C: Arrow, rows: slice) -> Float[Array, "n"]:
         X = self.dense[rows]
         d = X.shape[1]
-        out = _squared(C.border[:d, :d], X)
+        out = leverages(C.border[:d, :d], X)
         for i, (factor, place) in enumerate(zip(self.outer, self.places, strict=True)):
             k, size = factor.n_levels, factor.Z.shape[1]
             own = C.border[place, place].reshape(k, size, k, size)
@@ -309,6 +312,16 @@ class Columns:
         return out
 
 
+def in_columns(parts: Sequence[Float[Array, "n c"]]) -> Float[Array, "n d"]:
+    """Side by side, column after column in memory: Xv and Xᵀv then take half the time."""
+    n, ends = len(parts[0]), np.cumsum([0, *(part.shape[1] for part in parts)])
+    out = np.empty((n, ends[-1]), order="F")
+    for part, (a, b) in zip(parts, pairwise(ends), strict=True):
+        for i in range(0, n, RUN):
+            out[i : i + RUN, a:b] = part[i : i + RUN]
+    return out
+
+
 def weighted_gram(X: Float[Array, "n d"], w: Float[Array, "n"] | None) -> Float[Array, "d d"]:
     """XᵀWX, both triangles: half the products where no weight is negative."""
     n, d = X.shape
@@ -316,14 +329,15 @@ def weighted_gram(X: Float[Array, "n d"], w: Float[Array, "n"] | None) -> Float[
         return X.T @ (X if w is None else X * w[:, None])
     out = np.zeros((d, d), order="F")
     root = None if w is None else np.sqrt(w)
-    step = max(BLOCK // d, 1)
+    by_column, step = X.flags.f_contiguous, max(BLOCK // d, 1)
     for i in range(0, n, step):
-        part = X[i : i + step] if root is None else X[i : i + step] * root[i : i + step, None]
-        out = blas.dsyrk(1.0, part.T, beta=1.0, c=out, lower=1, overwrite_c=1)
-    return np.tril(out) + np.tril(out, -1).T
+        part = X[i : i + step].T if root is None else X[i : i + step].T * root[i : i + step]
+        part = np.ascontiguousarray(part).T if by_column else part
+        out = blas.dsyrk(1.0, part, trans=int(by_column), beta=1.0, c=out, overwrite_c=1)
+    return np.triu(out) + np.triu(out, 1).T
 
 
-def _squared(C: Float[Array, "d d"], X: Float[Array, "n d"]) -> Float[Array, "n"]:
+def leverages(C: Float[Array, "d d"], X: Float[Array, "n d"]) -> Float[Array, "n"]:
     """x_iᵀ C x_i: half the products, as |Lᵀx_i|² with C = LLᵀ, where C is positive definite."""
     n, d = X.shape
     try:
@@ -334,7 +348,11 @@ def _squared(C: Float[Array, "d d"], X: Float[Array, "n d"]) -> Float[Array, "n"
         return np.einsum("nd,nd->n", X @ C, X)
     out, step = np.empty(n), max(BLOCK // d, 1)
     for i in range(0, n, step):
-        half = blas.dtrmm(1.0, L, X[i : i + step].T, lower=1, trans_a=1)
+        part = X[i : i + step]
+        if X.flags.f_contiguous:
+            half = blas.dtrmm(1.0, L, np.array(part, order="F"), side=1, lower=1, overwrite_b=1).T
+        else:
+            half = blas.dtrmm(1.0, L, part.T, lower=1, trans_a=1)
         out[i : i + step] = np.einsum("dn,dn->n", half, half)
     return out
 

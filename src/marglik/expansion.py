@@ -97,12 +97,13 @@ class RowSums:
     theta: Float[Array, "l"]
 
     @cached_property
-    def _own(self) -> Array:
+    def own(self) -> Array:
+        """The likelihood's θ."""
         return self.theta[: len(self.model.likelihood.hyperparameters())]
 
     @cached_property
     def _gamma(self) -> Array:
-        return self.theta[len(self._own) :]
+        return self.theta[len(self.own) :]
 
     @cached_property
     def eta(self) -> Float[Array, "n"]:
@@ -117,23 +118,24 @@ class RowSums:
         return eta if m.offset is None else eta + m.scaled(m.offset)[rows]
 
     @cached_property
-    def _y(self) -> Array:
+    def y(self) -> Array:
+        """The response (times `row_scale`)."""
         return self.model.scaled(np.asarray(self.model.rows.y, float))
 
     @cached_property
     def _derivatives(self) -> tuple[Array, Array, Array]:
-        d1, d2, d3 = self.likelihood.derivatives(self._y, self.eta, self._own)
+        d1, d2, d3 = self.likelihood.derivatives(self.y, self.eta, self.own)
         return d1 * self.model.multiplier, d2 * self.model.multiplier, d3 * self.model.multiplier
 
     @cached_property
     def _own_derivatives(self) -> list[tuple[Array, Array, Array]]:
-        each = self.likelihood.theta_derivatives(self._y, self.eta, self._own)
+        each = self.likelihood.theta_derivatives(self.y, self.eta, self.own)
         return [tuple(d * self.model.multiplier for d in one) for one in each]  # type: ignore[misc]
 
     @cached_property
     def log_density(self) -> float:
         """Σ log p(y_i|η_i)."""
-        kernel = self.likelihood.log_kernel(self._y, self.eta, self._own)
+        kernel = self.likelihood.log_kernel(self.y, self.eta, self.own)
         return float(np.sum(kernel * self.model.multiplier)) + self.constant
 
     @property
@@ -155,10 +157,10 @@ class RowSums:
     def _peak(self) -> tuple[float, list[float]]:
         """log p(y|η = y) of a Gaussian, and its derivatives in θ: what a repeated observation adds to a scaled row."""
         if not self._repeated:
-            return 0.0, [0.0] * len(self._own)
+            return 0.0, [0.0] * len(self.own)
         zero = np.zeros(1)
-        slopes = self.model.likelihood.theta_derivatives(zero, zero, self._own)
-        return float(self.model.likelihood.log_density(zero, zero, self._own)[0]), [float(d[0]) for d, _, _ in slopes]
+        slopes = self.model.likelihood.theta_derivatives(zero, zero, self.own)
+        return float(self.model.likelihood.log_density(zero, zero, self.own)[0]), [float(d[0]) for d, _, _ in slopes]
 
     @cached_property
     def score(self) -> Float[Array, "p"]:
@@ -178,7 +180,7 @@ class RowSums:
     @cached_property
     def expected_gram(self) -> Arrow:
         """XᵀWX with the expectation of W over y."""
-        expected = self.likelihood.expected_information(self.eta, self._own)
+        expected = self.likelihood.expected_information(self.eta, self.own)
         return self.model.columns.gram(expected * self.model.multiplier, self.model.rows)
 
     @cached_property
@@ -260,7 +262,7 @@ class LinearExpansion(Expansion):
         return RowSums(self.model, self.likelihood or self.model.likelihood, w, self.theta[n_own:])
 
     @cached_property
-    def _penalised(self) -> Float[Array, "p"]:
+    def penalised(self) -> Float[Array, "p"]:
         """1 where a weight has the prior N(0, 1), 0 where it is flat."""
         mask = np.ones(len(self.u))
         self.model.columns.split(mask)[1][: self.model.columns.n_flat] = 0
@@ -274,7 +276,7 @@ class LinearExpansion(Expansion):
 
     @cached_property
     def score(self):
-        return self._times_factor(self.rows.score, transposed=True) - self._penalised * self.u
+        return self._times_factor(self.rows.score, transposed=True) - self.penalised * self.u
 
     @cached_property
     def data_hessian(self) -> Arrow:
@@ -287,14 +289,14 @@ class LinearExpansion(Expansion):
 
     def neg_hessian_of_rows_at(self, other):
         H = other.rows.gram.congruence(*self._factors)
-        return H.plus_identity(self.model.columns.split(self._penalised)[1])
+        return H.plus_identity(self.model.columns.split(self.penalised)[1])
 
     @cached_property
     def neg_hessian(self):
         return self._with_prior(self.data_hessian, self.rows.weights)
 
     def _with_prior(self, data_hessian: Arrow, weights: Float[Array, "n"]) -> Arrow:
-        mask = self.model.columns.split(self._penalised)[1]
+        mask = self.model.columns.split(self.penalised)[1]
         rooted = partial(self.model.columns.rooted, weights, *self._factors, mask)
         return replace(data_hessian.plus_identity(mask), rooted=rooted)
 
@@ -317,7 +319,7 @@ class LinearExpansion(Expansion):
         """Fisher's step: H with the expected information of the rows."""
         try:
             H = self.rows.expected_gram.congruence(*self._factors)
-            return H.plus_identity(self.model.columns.split(self._penalised)[1]).solve(self.score)
+            return H.plus_identity(self.model.columns.split(self.penalised)[1]).solve(self.score)
         except (NotPositiveDefinite, Unsupported):
             return shifted_step(self.neg_hessian, self.score)
 
@@ -363,30 +365,79 @@ class LinearExpansion(Expansion):
 
         With R = I − C, C = H⁻¹, and N_k = L⁻¹∂_kL + (L⁻¹∂_kL)ᵀ it is ½ Σ_g tr R_gN_kR_gN_l for the prior's θ, and
         QᵀWQ − SᵀH⁻¹S for flat weights in θ, S the derivatives of the score and H⁻¹S the drift of the mode. Zero for the
-        likelihood's own.
+        likelihood's own. For dense columns with correlated weights see `_kernel_information`.
         """
         L, T = self._factors
         d, k = self.model.columns.dense.shape[1], self.model.n_prior_theta
+        n_outer = len(self.model.columns.outer)
         out = np.zeros((len(self.theta),) * 2)
         if self.model.groupings:
             out[:k, :k] = _paired(np.eye(len(L)) - C.blocks, [_relative(L, dot) for dot, _ in self._factor_slopes])
-        for i, (place, own) in enumerate(T.runs):
+        for i, (place, own) in enumerate(T.runs[:n_outer]):
             blocks = level_blocks(C.border, place, (place.stop - place.start) // len(own))
             relative = [_relative(own, dot.runs[i][1]) for _, dot in self._factor_slopes]
             out[:k, :k] += _paired(np.eye(len(own)) - blocks, relative)
-        penalised = slice(self.model.columns.n_flat, d)
-        slopes = np.array([2 * dot.diagonal[penalised] / T.diagonal[penalised] for _, dot in self._factor_slopes])
-        R = np.eye(d)[penalised, penalised] - C.border[penalised, penalised]
-        slopes = slopes.reshape(k, len(R))
-        out[:k, :k] += slopes @ R**2 @ slopes.T / 2
+        if len(T.runs) > n_outer:
+            out[:k, :k] += self._kernel_information(C, d, n_outer)
+        else:
+            penalised = slice(self.model.columns.n_flat, d)
+            own = T.diagonal[penalised]  # zero where a scale is held at zero
+            along = (2 * dot.diagonal[penalised] for _, dot in self._factor_slopes)
+            slopes = np.array([np.divide(dot, own, out=np.zeros(len(own)), where=own != 0) for dot in along])
+            R = np.eye(d)[penalised, penalised] - C.border[penalised, penalised]
+            slopes = slopes.reshape(k, len(R))
+            out[:k, :k] += slopes @ R**2 @ slopes.T / 2
         if self.model.flat_in_theta:
             flat = slice(len(self.theta) - self.model.n_flat, len(self.theta))
             out[flat, flat] = self.rows.flat_gram - score[:, flat].T @ drift[:, flat]
         return out
 
+    def _kernel_information(self, C: Arrow, d: int, n_outer: int) -> Float[Array, "k k"]:
+        """½ tr QΣ̇_kQΣ̇_l over the d dense columns, where L⁻¹ may not exist.
+
+            Q = G̃ − G̃TS⁻¹TᵀG̃,    Σ̇_k = Ṫ_kTᵀ + TṪ_kᵀ
+
+        G̃ is XᵀWX on the border once the inner levels are eliminated, S⁻¹ the border's part of C = H⁻¹.
+        """
+        (L, T), G = self._factors, self.rows.gram
+        rest = G.border[:d]
+        if self.model.groupings:
+            V = L.T @ G.cross
+            inner = np.eye(len(L)) + L.T @ G.blocks @ L
+            rest = rest - stacked(V[:, :, :d]).T @ stacked(np.linalg.solve(inner, V))
+        GT = T.right(rest)
+        Q = rest[:, :d] - GT @ C.border @ GT.T
+        own, moved = T.head(d, n_outer), []
+        for _, dot in self._factor_slopes:
+            slope = dot.head(d, n_outer)
+            moved.append(own.right(slope.right(Q), transposed=True) + slope.right(own.right(Q), transposed=True))
+        return np.array([[np.vdot(a, b.T) / 2 for b in moved] for a in moved])
+
+    def row_slopes(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "l"]]:
+        """The part of `neg_hessian_vjp` that goes through W, in w and in the rows' θ; that of the last C is kept."""
+        known = self.__dict__.get("_row_slopes")
+        if known is None or known[0] is not C:
+            known = C, self.rows.curvature_vjp(C.congruence(*self._factors, transposed=True))
+            self.__dict__["_row_slopes"] = known
+        return known[1]
+
+    def slope_in_variance(self, C: Arrow, member: Float[Array, "f"]) -> float:
+        """∂/∂s² of Laplace's log evidence at this mode for a scale s = 0 of dense columns, with C = H⁻¹.
+
+            (|b|² − tr EᵀBE − z·∂w) / 2,    B = G − GTCTG,    ∂w = Eb − TCTGEb,    b = EᵀXᵀ∂log p/∂η
+
+        E are the columns, times what s multiplies; z is the derivative of ⟨C, H⟩ in w, which moves by ∂w.
+        """
+        T, G, z = self._factors[1].diagonal, self.rows.gram.border, self.row_slopes(C)[0]
+        j = np.flatnonzero(member)
+        E = member[j]
+        b, GE = self.rows.score[j] * E, G[:, j] * E
+        CTGE = C.border @ (T[:, None] * GE)
+        trace = np.sum(G[j, j] * E**2) - np.sum(T[:, None] * GE * CTGE)
+        return float(b @ b - trace - z[j] @ (E * b) + z @ (T * (CTGE @ b))) / 2
+
     def neg_hessian_vjp(self, C):
-        L, T = self._factors
-        slope_w, slope_rows = self.rows.curvature_vjp(C.congruence(L, T, transposed=True))
+        slope_w, slope_rows = self.row_slopes(C)
         slope_u = self._times_factor(slope_w, transposed=True)
         through_eta = np.concatenate([*self._prior_vjp(self._factor_bar(slope_w, self.u)), np.zeros(0)])
         return slope_u, np.concatenate([through_eta + self.factor_slope(C), slope_rows])

@@ -26,12 +26,17 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
     from pandas import DataFrame
 
+    from marglik.integrated import Integrated
+
 
 class Source(Protocol):
     """Where a model came from: how new data become its columns, and what must be kept to build it again."""
 
     def new_rows(self, data: Any, terms: set[str], new_levels: str) -> NewRows:
         """Columns of the named terms for new data."""
+
+    def effect_rows(self, label: str, at: Any, n: int | None) -> tuple[DataFrame, NewRows]:
+        """Where to show a term's effect, and its columns there."""
 
     def recipe(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Settings and arrays from which `marglik.load` builds the model again."""
@@ -256,7 +261,8 @@ class Fit:
             return self.model.posterior(self.optimum.theta[0], found)  # type: ignore[attr-defined]
         if isinstance(found, TermPosterior):
             return found
-        theta, model = self.optimum.theta[0], self.model.working
+        theta = self.optimum.theta[0]
+        model = self.model.compact(theta)
         if not model.flat_in_theta:
             return widened(self.model, ArrowPosterior(model, theta, found))
         joint = model.with_flat_in_theta(False)
@@ -375,7 +381,7 @@ class Fit:
         """Effective degrees of freedom by term (a frame, targets × terms, for several targets)."""
         import pandas as pd
 
-        edf = self._terms("terms").edf
+        edf = tables.edf(self._linear, self._terms("terms").edf)
         return pd.DataFrame(edf) if self._many else pd.Series(edf, name="edf")
 
     @cached_property
@@ -429,6 +435,97 @@ class Fit:
         rows = rows_to_predict(model, self.source, new, include, new_levels)
         own = self.optimum.theta[:, model.n_prior_theta :].T
         return predicted(model.likelihood, own, posterior.linear_predictor(rows), interval, scale, average)
+
+    def effect(
+        self, label: str, at: Any = None, n: int | None = None, interval: float = 0.95, hyperparameters: bool = False
+    ) -> DataFrame:
+        """A smooth as a curve or surface with its band.
+
+        The band is that of the posterior of its flat and its other weights together, centred as the smooth is (Nychka
+        1988; Marra & Wood 2012). With ``hyperparameters=True`` it includes, to first order, that θ is not known
+        (Kass & Steffey 1989): J V_θ Jᵀ is added, J the derivatives of the posterior mean in θ.
+
+        Parameters
+        ----------
+        label
+            The term's, such as ``"s(x)"``.
+        at
+            Data with its columns; a grid over those of the fit if not given.
+        n
+            Points of that grid along each column of numbers; 100, or 40 where there are several.
+        interval
+            Probability of the band at each point.
+        hyperparameters
+            Whether the uncertainty of θ is included.
+
+        Returns
+        -------
+        DataFrame
+            The columns that the smooth is a function of, and ``estimate, se, lower, upper`` on the scale of η.
+
+        Raises
+        ------
+        ValueError
+            There is no such smooth.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import marglik
+        >>> x = np.linspace(0, 1, 60)
+        >>> y = np.sin(6 * x) + np.random.default_rng(0).normal(0, 0.2, 60)
+        >>> marglik.fit("y ~ s(x)", {"x": x, "y": y}).effect("s(x)", n=3).round(2)
+             x  estimate    se  lower  upper
+        0  0.0     -0.16  0.13  -0.41   0.09
+        1  0.5      0.12  0.06   0.00   0.25
+        2  1.0     -0.42  0.13  -0.67  -0.17
+        """
+        from marglik.effects import effect
+
+        return effect(self, label, at, n, interval, hyperparameters)
+
+    def integrate_hyperparameters(
+        self, prior: Mapping[str, Any] | None = None, design: str = "auto", seed: int = 0
+    ) -> Integrated:
+        """Integrate over the hyperparameters around θ̂ instead of holding them there.
+
+        Parameters
+        ----------
+        prior
+            Name → log density: a function of the value, or an object with ``logpdf``, such as
+            `marglik.half_normal(1.0)` or `marglik.penalised_complexity(3.0, 0.01)`. By default flat on standard
+            deviations (not on their logarithms) and on correlations, and on 1/√x for ``size``, ``shape``,
+            ``precision`` and ``df``. Fixed effects are flat, whatever `reml` was.
+        design
+            Where the evidence is evaluated: ``"grid"`` for one hyperparameter, ``"importance"`` for some,
+            ``"composite"`` for many that are known well (a few dozen evaluations); by default by their number.
+        seed
+            Of the draws.
+
+        Returns
+        -------
+        Integrated
+            Posterior of hyperparameters, weights and predictions, θ's uncertainty included.
+
+        Raises
+        ------
+        ValueError
+            The posterior is improper, nothing is free, the fit has not converged, or it has several targets.
+
+        Examples
+        --------
+        >>> import marglik
+        >>> data = {"y": [1.0, 1.3, 2.9, 3.1, 5.2, 4.8, 2.0, 2.4], "g": list("aabbccdd")}
+        >>> fit = marglik.fit("y ~ 1 + (1 | g)", data)
+        >>> whole = fit.integrate_hyperparameters(prior={"sd(Intercept | g)": marglik.half_normal(2.0)})
+        >>> whole.prior
+        {'sd(Intercept | g)': 'halfnorm(scale=2.0)', 'sd(noise)': 'flat'}
+        >>> bool(whole.fixed_effects.loc["Intercept", "sd"] > fit.fixed_effects.loc["Intercept", "se"])
+        True
+        """
+        from marglik.integrated import integrate
+
+        return integrate(self, prior, design, seed)
 
     def check(self, simulations: int = 0) -> Check:
         """Whether the answer can be trusted: so far the optimum, its curvature and its boundaries.

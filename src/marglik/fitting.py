@@ -193,7 +193,8 @@ def _fit_with_flat_in_theta(
         return Fit(model, choice.method, choice.reason, located, objective, source, notes)
     integrated = _learned(integrated_model, choice, fixed, None, restarts, seed, None, ())
     k = integrated.optimum.theta.shape[1]
-    border = integrated._linear.working.columns.split(integrated._evidence.posterior.mean)[1]
+    there = integrated._linear.compact(integrated.optimum.theta[0])
+    border = there.columns.split(integrated._evidence.posterior.mean)[1]
     theta = np.where(integrated.optimum.theta[0] > 0, integrated.optimum.theta[0], 0.3 * objective.units[:k])
     start = np.concatenate([np.where(free[:k], theta, base[:k]), border[: model.n_flat]])
     optimum = _best(objective, start[None, None], free, 0, seed)

@@ -89,36 +89,38 @@ class Objective:
                 hessian[:, i, i] += second
         return value, gradient, hessian, e.posterior
 
-    def at(self, theta: Array, free: Array, warm: Any, bend: bool = True) -> tuple[Array, Array, Any, Any]:
-        """Value, gradient and Hessian (None without ``bend``) in φ; zero along coordinates that are not free."""
+    def at(
+        self, theta: Array, free: Array, warm: Any, bend: bool = True, differences: bool = True
+    ) -> tuple[Array, Array, Any, Any]:
+        """Value, gradient and Hessian in φ; zero along coordinates that are not free.
+
+        The Hessian is None without ``bend``, and without ``differences`` where the method has none of its own.
+        """
         value, gradient, hessian, warm = self.evaluate(theta, warm, bend)
-        if not bend:
-            return value, np.where(free, gradient * self.hyperparameters.derivatives(theta)[0], 0), None, warm
-        if hessian is None:
-            hessian = self._differences(theta, free, warm)
-            first, _ = self.hyperparameters.derivatives(theta)
-            return value, np.where(free, gradient * first, 0), hessian, warm
         first, second = self.hyperparameters.derivatives(theta)
+        if not bend or (hessian is None and not differences):
+            return value, np.where(free, gradient * first, 0), None, warm
+        if hessian is None:
+            hessian = self.differences(theta, free, warm)
+            return value, np.where(free, gradient * first, 0), hessian, warm
         H = hessian * first[:, :, None] * first[:, None, :]
         k = np.arange(theta.shape[1])
         H[:, k, k] += gradient * second
         return value, np.where(free, gradient * first, 0), _masked(H, free), warm
 
-    def _differences(self, theta: Array, free: Array, warm: Any, h: float = 1e-4) -> Array:
-        """Hessian in φ by central differences of the gradient."""
+    def differences(self, theta: Array, free: Array, warm: Any, here: Array | None = None, h: float = 1e-4) -> Array:
+        """Hessian in φ by differences of the gradient: central ones, or forward ones from the gradient here."""
         V, k = theta.shape
         H = np.zeros((V, k, k))
         with np.errstate(divide="ignore"):
             phi = self.hyperparameters.unconstrain(theta)
-        for i in np.flatnonzero(free.any(axis=0)):
-            sides = []
-            for sign in (1, -1):
-                moved = phi.copy()
-                moved[:, i] += sign * h
-                there = self.hyperparameters.constrain(moved)
-                _, gradient, _, _ = self.evaluate(there, warm)
-                sides.append(gradient * self.hyperparameters.derivatives(there)[0])
-            H[:, i] = (sides[0] - sides[1]) / (2 * h)
+
+        def slope(i: int, step: float) -> Array:
+            there = self.hyperparameters.constrain(phi + step * (np.arange(k) == i))
+            return self.evaluate(there, warm)[1] * self.hyperparameters.derivatives(there)[0]
+
+        for i in map(int, np.flatnonzero(free.any(axis=0))):
+            H[:, i] = (slope(i, h) - slope(i, -h)) / (2 * h) if here is None else (slope(i, h) - here) / h
         return _masked((H + H.transpose(0, 2, 1)) / 2, free)
 
     def slope_in_variance(self, theta: Array, i: int, warm: Any = None) -> Float[Array, "V"]:
@@ -238,6 +240,9 @@ def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array,
 
 SADDLE = 1e-6
 """Curvature in φ, in nats, above which a point where the evidence does not rise is no maximum."""
+SINKING, SINK = 0.3, 0.25
+"""Below this fraction of its natural size, a positive coordinate whose Newton step falls by more goes to zero: if the
+evidence is quadratic in its square it has no maximum inside, and Newton's steps in φ would be −½ each for ever."""
 CRAWL, CRAWLS = 1e-7, 4
 """So many steps in a row that promise less than this, in nats, are a crawl along a curved ridge."""
 
@@ -296,19 +301,26 @@ def _climb(
 ) -> Optimum:
     """Newton's method in φ within a trust region; unless patient, it gives a single crawling target up.
 
+    A Hessian that takes differences is computed where the search sets out and where it ends, and learned from the steps
+    between.
+
     A scale that shrinks below a fraction of its natural size is tried at exactly zero: it stays there while the slope
     of the evidence in its variance is negative (it is stationary in the standard deviation at zero always).
     """
     names = objective.hyperparameters
     even = np.array([h.even for h in names], bool)
     endless = np.array([h.triangle is None or isinstance(h.support, Positive) for h in names], bool)
+    vanishing = np.array([isinstance(h.support, Positive) and not h.even for h in names], bool)
     asked = np.broadcast_to(free, start.shape).copy()
     theta = start.copy()
     free = asked & ~(even & (theta == 0))
     limit = asked & even & (theta == 0)
     V = len(theta)
     radius = np.full(V, RADIUS)
-    value, gradient, hessian, warm = objective.at(theta, free, None)
+    value, gradient, hessian, warm = objective.at(theta, free, None, differences=V > 1)
+    rough = hessian is None  # then one for steps only
+    if rough:
+        hessian = objective.differences(theta, free, warm, gradient)
     converged = np.zeros(V, bool)
     trace = [value]
 
@@ -316,6 +328,16 @@ def _climb(
     while iteration < MAX_STEPS:
         iteration += 1
         step, gain, newton = _newton_step(gradient, hessian, free, radius, objective.slack)
+        if rough and gain[0] < 4 * NEGLIGIBLE:
+            hessian, rough = objective.at(theta, free, warm)[2], False
+            step, gain, newton = _newton_step(gradient, hessian, free, radius, objective.slack)
+        if V == 1:
+            sinking = free & vanishing & (theta < SINKING * objective.units) & (gradient < 0) & (step < -SINK)
+            gain = gain - np.where(sinking, gradient / 4, 0).sum(axis=1)
+            left = (
+                np.log(np.maximum(np.abs(gradient), 1e-300) / (2 * NEGLIGIBLE)) / 2
+            )  # to where nothing is to be gained
+            step = np.where(sinking, np.minimum(step, -np.minimum(radius[:, None], left)), step)
         length = np.abs(step).max(axis=1, initial=0)
         done = (length < STEP) & newton | ~free.any(axis=1)
         running = free & endless & (np.abs(step) > 1e-3) & (gain < NEGLIGIBLE * 4)[:, None]
@@ -342,7 +364,13 @@ def _climb(
         if crawled > CRAWLS and V == 1 and names.triangles and not patient:
             break
         trial = _moved(objective, theta, np.where(active[:, None] & free, step, 0))
-        new_value, new_gradient, new_hessian, new_warm = objective.at(trial, free, warm)
+        new_value, new_gradient, new_hessian, new_warm = objective.at(trial, free, warm, differences=V > 1)
+        if new_hessian is None and V == 1 and sinking.any():
+            share = np.where(sinking, trial / theta, 1.0)[0] ** 2  # as what is quadratic in θ
+            new_hessian, rough = hessian * np.where(np.eye(len(share), dtype=bool), share, share[:, None] * share), True
+        elif new_hessian is None:
+            hessian = new_hessian = _secant(hessian, np.where(free, step, 0)[0], (new_gradient - gradient)[0])
+            rough = True
         with np.errstate(invalid="ignore"):
             ratio = np.where(gain > 0, (new_value - value) / gain, 1.0)
         noise = np.abs(new_value - value) < 1e-11 * (1 + np.abs(value))
@@ -369,6 +397,15 @@ def _climb(
         back = limit[:, i] & (theta[:, i] == 0) & (objective.slope_in_variance(theta, i, warm) > 0)
         converged = converged & ~back
     return Optimum(theta, value, gradient, hessian, free, limit, converged, iteration, trace, warm)
+
+
+def _secant(H: Float[Array, "1 k k"], step: Float[Array, "k"], change: Float[Array, "k"]) -> Float[Array, "1 k k"]:
+    """H + rrᵀ/rᵀs with r = change − H s: the least symmetric correction that says what the step has shown."""
+    missing = change - H[0] @ step
+    along = missing @ step
+    if not abs(along) > 1e-8 * np.linalg.norm(missing) * np.linalg.norm(step):
+        return H
+    return H + np.outer(missing, missing) / along
 
 
 def _at_a_limit(objective: Objective, theta: Array, hessian: Array, free: Array) -> Bool[Array, "V k"]:

@@ -74,7 +74,7 @@ def level_blocks(M: Float[Array, "F F"], place: slice, n_levels: int) -> Float[A
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """A block-diagonal factor T of a border: a diagonal, and runs of equal blocks.
+    """A block-diagonal factor T of a border: a diagonal, and runs of equal blocks (of a single one, where it is dense).
 
     Parameters
     ----------
@@ -116,6 +116,10 @@ class Scaling:
             blocks = [A[:, place].reshape(-1, len(L)).T @ B[:, place].reshape(-1, len(L)) for A, B in pairs]
             runs.append((place, np.sum(blocks, axis=0)))
         return Scaling(np.sum([np.einsum("rf,rf->f", A, B) for A, B in pairs], axis=0), tuple(runs))
+
+    def head(self, d: int, run: int) -> Scaling:
+        """Of the first d columns, where the runs from that number on lie."""
+        return Scaling(self.diagonal[:d], self.runs[run:])
 
     def keep(self, columns: Array) -> Scaling:
         """Without columns of the diagonal part that are not kept."""

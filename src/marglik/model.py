@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from marglik import gram
-from marglik.columns import Columns, Factor
+from marglik.columns import Columns, Factor, in_columns
 from marglik.expansion import Expansion, LinearExpansion
 from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
 from marglik.levels import Component, Grouping, LevelSums, components, sum_levels
@@ -68,6 +68,10 @@ class Model(ABC):
         """The same integral over as few weights as the rows can tell apart; see `LinearModel`."""
         return self
 
+    def compact(self, theta: Float[Array, "k"]) -> Model:
+        """The same integral near θ, over as few weights as it takes."""
+        return self.working
+
     def subset(self, targets: Array) -> Model:
         """The model of some of the targets."""
         return self
@@ -111,6 +115,8 @@ def _block_diagonal(blocks: Sequence[Float[Array, "m m"]]) -> Float[Array, "m m"
     return out
 
 
+MOST_COMPACT = 3
+"""So many of the models that a search passes through are kept."""
 IMPROPER = 300.0
 """On a log or logit scale, a fixed effect that all data together tell no better than this is not known at all."""
 
@@ -184,7 +190,7 @@ class LinearModel(Model):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is found by the identity of terms, which a copy does not share."""
-        return {name: value for name, value in self.__dict__.items() if name != "border_places"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("border_places", "_compact")}
 
     @cached_property
     def _owned(self) -> list[tuple[str, Sequence[Hyperparameter]]]:
@@ -241,6 +247,22 @@ class LinearModel(Model):
             return self
         out = replace(self, prior=Prior((found.get(id(t)) or (t,))[0] for t in self.prior))
         return out.keeping(self, ("offset", "row_scale", "multiplier", "log_base", "flat_basis"))
+
+    def compact(self, theta):
+        """With terms in as few coordinates as they take near θ; the same object while all terms stay the same."""
+        base = self.working
+        terms = tuple(term.compact(own) for term, own in base.term_theta(theta))
+        if all(new is old for new, old in zip(terms, base.prior, strict=True)):
+            return base
+        known = base.__dict__.setdefault("_compact", {})
+        key = tuple(map(id, terms))
+        if key not in known:
+            out = replace(base, prior=Prior(terms))
+            names = ("offset", "row_scale", "multiplier", "log_base", "flat_basis", "residuals", "response_scale")
+            known[key] = out.keeping(base, names)
+            while len(known) > MOST_COMPACT:
+                known.pop(next(iter(known)))
+        return known[key]
 
     def keeping(self, other: LinearModel, names: Sequence[str]) -> LinearModel:
         """With what another model of the same rows knows of them."""
@@ -327,7 +349,7 @@ class LinearModel(Model):
 
     @cached_property
     def dense(self) -> tuple[Term, ...]:
-        """The terms with a diagonal factor, in order."""
+        """The terms with a factor of their own columns, in order: neither flat nor grouped."""
         return tuple(term for term in self.prior if not term.flat and not term.grouped)
 
     @cached_property
@@ -340,6 +362,7 @@ class LinearModel(Model):
             and (self.reml or not self.n_flat)
             and len(scaled) == 1
             and not scaled[0].grouped
+            and not scaled[0].kernel
             and len(self.hyperparameters) == 2
         )
 
@@ -351,6 +374,7 @@ class LinearModel(Model):
             and not self.flat_in_theta
             and not self.groupings
             and not self.one_scale
+            and not any(term.kernel for term in self.dense)
             and self.n_prior_theta > 0
             and (self.reml or not self.n_flat)
         )
@@ -441,7 +465,8 @@ class LinearModel(Model):
             check_finite(term.columns, term.names)
         flat = np.zeros((n, 0)) if self.flat_in_theta else self.flat_basis.Q
         dense = [flat, *(self.scaled(t.columns) for t in self.dense)]
-        X = np.concatenate(dense, axis=1) if len(dense) > 1 else flat
+        together = in_columns if not self.groupings else lambda parts: np.concatenate(parts, axis=1)
+        X = together(dense) if len(dense) > 1 else flat
         return Columns.of([Factor.of(g) for g in self.groupings], X, flat.shape[1])
 
     @cached_property
@@ -466,18 +491,23 @@ class LinearModel(Model):
         dense, outer = self.border_places
         size = (0 if self.flat_in_theta else self.n_flat) + sum(p.stop - p.start for p in (*dense.values(), *outer))
         diagonal = np.full(size, flat)
+        runs = [*zip(outer, blocks[1:], strict=True)]
         for term in self.dense:
-            diagonal[dense[id(term)]] = own[id(term)]
-        for place in outer:
+            if term.kernel:
+                runs.append((dense[id(term)], own[id(term)]))
+            else:
+                diagonal[dense[id(term)]] = own[id(term)]
+        for place, _ in runs:
             diagonal[place] = 0.0
-        runs = tuple(zip(outer, blocks[1:], strict=True))
-        return (blocks[0] if blocks else np.zeros((1, 1))), Scaling(diagonal, runs)
+        return (blocks[0] if blocks else np.zeros((1, 1))), Scaling(diagonal, tuple(runs))
 
     def parts_of(self, block: Float[Array, "m m"], border: Scaling) -> dict[int, Array]:
         """`factors` taken apart again: what belongs to each term, by its ``id``."""
-        dense, _ = self.border_places
+        dense, outer = self.border_places
+        of_factors, kernels = border.runs[: len(outer)], border.runs[len(outer) :]
         out = {key: border.diagonal[place] for key, place in dense.items()}
-        for grouping, L in zip(self.groupings, [block, *(L for _, L in border.runs)], strict=bool(self.groupings)):
+        out |= {id(t): L for t, (_, L) in zip((t for t in self.dense if t.kernel), kernels, strict=True)}
+        for grouping, L in zip(self.groupings, [block, *(L for _, L in of_factors)], strict=bool(self.groupings)):
             row = 0
             for term in grouping.terms:
                 own = slice(row, row + len(term.coefficients))
@@ -536,9 +566,11 @@ class LinearModel(Model):
         return self.flat_basis.Q.T @ np.full(n, target) / n
 
     def start_theta(self):
-        units = np.concatenate([term.units() for term in self.prior])
         own = np.array(self.likelihood.start_theta(self.rows.y))
         own = np.where(own > 0, own, 1.0)  # a constant response has no scale of its own
         scale = own[0] if self.likelihood.gaussian else 1.0
         flat = self.start_flat() if self.flat_in_theta else np.zeros(0)
-        return np.array([[*(r * scale * units), *own, *flat] for r in (0.1, 0.3, 1.0, 3.0)])
+        terms = [term.starts(scale) for term in self.prior]
+        return np.array(
+            [[*np.concatenate([s[i % len(s)] for s in terms]), *own, *flat] for i in range(max(map(len, terms)))]
+        )

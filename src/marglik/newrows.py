@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +12,15 @@ from marglik.posterior import NewRows
 from marglik.validate import check_codes, check_effects, listed
 
 if TYPE_CHECKING:
+    from numpy import ndarray as Array
+
     from marglik.model import LinearModel
+    from marglik.priors import Flat
 
 
 def rows_to_predict(model: LinearModel, source: Any, new: Any, include: Any, new_levels: str) -> NewRows:
     """See `Fit.predict`; ``source`` turns data into columns, None for a model of arrays."""
-    labels = [t.label for t in model.prior]
+    labels = term_labels(model)
     wanted = set(labels if include is None else [include] if isinstance(include, str) else include)
     if not wanted <= set(labels):
         raise ValueError(
@@ -29,10 +32,26 @@ def rows_to_predict(model: LinearModel, source: Any, new: Any, include: Any, new
     return array_rows(model, new, wanted) if source is None else source.new_rows(new, wanted, new_levels)
 
 
+def term_labels(model: LinearModel) -> list[str]:
+    """The terms, and whatever else owns flat columns."""
+    owners = [o for t in model.prior if t.flat for o in t.owners or ()]  # type: ignore[attr-defined]
+    return list(dict.fromkeys([*(t.label for t in model.prior), *owners]))
+
+
+def owned_columns(term: Flat, X: Array, wanted: Collection[str]) -> Array | None:
+    """Flat columns, those that belong to none of the terms put to zero; None where that is all."""
+    mine = term.owned(wanted)
+    return X if mine.all() else X * mine if mine.any() else None
+
+
 def own_rows(model: LinearModel, wanted: set[str]) -> NewRows:
     """The rows of the fit itself."""
-    terms = [t for t in model.prior if t.label in wanted]
-    columns = {t.label: t.design for t in terms} or {"": np.zeros((model.rows.n, 0))}
+    terms = [t for t in model.prior if t.label in wanted and not t.flat]
+    columns = {t.label: t.design for t in terms}
+    for term in model.prior:
+        if term.flat and (X := owned_columns(term, term.design, wanted)) is not None:  # type: ignore[arg-type]
+            columns[term.label] = X
+    columns = columns or {"": np.zeros((model.rows.n, 0))}
     codes = {t.label: t.codes for t in terms if t.grouped}  # type: ignore[attr-defined]
     offset = model.rows.offset
     return NewRows(columns, codes, 0.0 if offset is None else offset)
@@ -47,7 +66,7 @@ def array_rows(model: LinearModel, new: Any, wanted: set[str]) -> NewRows:
         )
     columns, codes = {}, {}
     for term in model.prior:
-        if term.label not in wanted:
+        if term.label not in wanted and not (term.flat and term.owned(wanted).any()):  # type: ignore[attr-defined]
             continue
         if term.label not in new:
             raise ValueError(f"predict needs the columns of term {term.label!r}; leave it out with include= otherwise.")
@@ -67,7 +86,7 @@ def array_rows(model: LinearModel, new: Any, wanted: set[str]) -> NewRows:
         X = np.asarray(new[term.label], float).reshape(len(new[term.label]), -1)
         if X.shape[1] != len(term.names):
             raise ValueError(f"Term {term.label!r} has {len(term.names)} columns, but {X.shape[1]} were given.")
-        columns[term.label] = X
+        columns[term.label] = X * term.owned(wanted) if term.flat else X  # type: ignore[attr-defined]
     rows = {label: len(X) for label, X in columns.items()}
     if len(set(rows.values())) > 1:
         counts = listed(f"{n} of {label!r}" for label, n in rows.items())

@@ -304,7 +304,7 @@ def _fit(page: Mapping[str, Any], arrays: Callable[[str], Array]) -> Fit:
         settings = page["formula"]
         frame = formula.restored(settings, lambda name: arrays(f"data.{name}"))
         model, source, _ = formula.build(
-            settings["formula"], frame, likelihood, reml=page["reml"], weights=settings["weights"]
+            settings["formula"], frame, likelihood, reml=page["reml"], weights=settings["weights"], select=settings.get("select", False)
         )
         for term in model.prior:
             if isinstance(term, RandomEffects) and term.label in page.get("held", {}):

@@ -207,6 +207,8 @@ class ScalesPosterior(TermPosterior):
 
 def _log_det(X: Float[Array, "n m"]) -> float:
     """log|I + XᵀX|."""
+    if not X.size:
+        return 0.0
     X = X if X.shape[1] <= len(X) else X.T
     H = blas.dsyrk(1.0, X, trans=1, lower=1)
     H.flat[:: len(H) + 1] += 1

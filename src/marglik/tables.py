@@ -12,6 +12,7 @@ from marglik import learn
 from marglik.uncertainty import far_limits, scale_limits, singular_limits, wald
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool
     from numpy import ndarray as Array
     from pandas import DataFrame
 
@@ -52,7 +53,8 @@ def vcov(model: LinearModel, optimum: learn.Found, posterior: TermPosterior) -> 
     """Covariance of the fixed effects; targets × names, by names."""
     import pandas as pd
 
-    names = list(model.flat_names)
+    own = _parametric(model)
+    names = [name for name, mine in zip(model.flat_names, own, strict=True) if mine]
     if model.flat_in_theta:
         R = model.flat_basis.R
         beta = [i for i, h in enumerate(model.hyperparameters) if h.fixed_effect]
@@ -60,6 +62,7 @@ def vcov(model: LinearModel, optimum: learn.Found, posterior: TermPosterior) -> 
         C = np.linalg.solve(R, np.linalg.solve(R, C).T)
     else:
         C = posterior.flat_covariance
+    C = C if own.all() else C[..., own, :][..., own]
     if C.ndim > 2:
         index = pd.MultiIndex.from_product([range(len(C)), names], names=["target", "name"])
         return pd.DataFrame(C.reshape(-1, len(names)), index=index, columns=names)
@@ -70,9 +73,9 @@ def fixed_effects(model: LinearModel, posterior: TermPosterior, covariance: Data
     """``estimate, se, lower, upper`` of the fixed effects, from `vcov`."""
     import pandas as pd
 
-    flat = next((term.label for term in model.prior if term.flat), None)
-    estimate = np.reshape(posterior.mean[flat], -1) if flat else np.zeros(0)
-    f = model.n_flat
+    flat, own = next((term.label for term in model.prior if term.flat), None), _parametric(model)
+    estimate = np.reshape(posterior.mean[flat][..., own], -1) if flat else np.zeros(0)
+    f = int(own.sum())
     blocks = covariance.to_numpy().reshape(len(estimate) // max(f, 1), f, f)
     se = np.sqrt(np.einsum("vff->vf", blocks)).reshape(-1)
     half = NORMAL_975 * se
@@ -80,6 +83,24 @@ def fixed_effects(model: LinearModel, posterior: TermPosterior, covariance: Data
         {"estimate": estimate, "se": se, "lower": estimate - half, "upper": estimate + half},
         index=covariance.index,
     )
+
+
+def _parametric(model: LinearModel) -> Bool[Array, "f"]:
+    """Which flat columns are no other term's."""
+    return np.concatenate([np.zeros(0, bool), *(t.owned({t.label}) for t in model.prior if t.flat)])  # type: ignore[attr-defined]
+
+
+def edf(model: LinearModel, by_term: Mapping[str, Any]) -> dict[str, Any]:
+    """Effective degrees of freedom, each flat column's counted where it belongs: it has exactly one."""
+    out = dict(by_term)
+    for term in (t for t in model.prior if t.flat):
+        owners = list(term.owners or ())  # type: ignore[attr-defined]
+        for owner in dict.fromkeys(o for o in owners if o != term.label):
+            out[owner] = out.get(owner, 0.0) + float(owners.count(owner))
+            out[term.label] = out[term.label] - float(owners.count(owner))
+        if owners and term.label not in owners:
+            del out[term.label]
+    return out
 
 
 def random_effects(model: LinearModel, posterior: TermPosterior, group: str | None) -> DataFrame:

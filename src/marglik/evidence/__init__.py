@@ -6,5 +6,6 @@ from marglik.evidence.base import Evidence, EvidenceMethod, evaluate
 from marglik.evidence.exact import Exact
 from marglik.evidence.laplace import Laplace
 from marglik.evidence.quadrature import Quadrature
+from marglik.evidence.variational import Variational
 
-__all__ = ["Evidence", "EvidenceMethod", "Exact", "Laplace", "Quadrature", "choose", "evaluate"]
+__all__ = ["Evidence", "EvidenceMethod", "Exact", "Laplace", "Quadrature", "Variational", "choose", "evaluate"]

@@ -73,6 +73,8 @@ class EvidenceMethod(ABC):
     ----------
     exact
         Whether the value is the integral itself.
+    bound
+        Whether the value is no greater than the integral.
     profiles_flat
         Whether the method maximises over flat weights itself when they are not to be integrated.
     modal
@@ -81,6 +83,7 @@ class EvidenceMethod(ABC):
 
     registry: ClassVar[dict[str, type[EvidenceMethod]]] = {}
     exact: ClassVar[bool] = False
+    bound: ClassVar[bool] = False
     profiles_flat: ClassVar[bool] = False
     modal: ClassVar[bool] = True
 
@@ -118,6 +121,12 @@ class EvidenceMethod(ABC):
     def starts(self, model: Model, theta: Float[Array, "k"], free: Array) -> Float[Array, "s *V k"]:
         """Values of θ from which learning may set out; coordinates that are not free stay as given."""
         return np.where(free, model.start_theta(), theta)
+
+
+def first_weights(model: Model, theta: Float[Array, "k"], start: Any) -> Float[Array, "p"]:
+    """Where a mode search sets out: from the posterior at a nearby θ, unless that was in other coordinates."""
+    near = None if start is None else start.near(theta)
+    return model.start_weights() if near is None or len(near) != model.n_weights else near
 
 
 def evaluate(method: EvidenceMethod, model: Model, theta: Float[Array, "V k"], start: Any = None) -> Evidence:

@@ -4,23 +4,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from marglik.evidence.base import Evidence, EvidenceMethod
+from marglik.evidence.base import Evidence, EvidenceMethod, first_weights
 from marglik.evidence.scoring import interior_maximum
-from marglik.expansion import LinearExpansion
+from marglik.evidence.slopes import Slopes
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import NotPositiveDefinite
 from marglik.posterior import Gaussian
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.expansion import Expansion, ThetaDerivatives
+    from marglik.expansion import Expansion
     from marglik.linalg import Arrow
     from marglik.model import Model
 
@@ -127,43 +125,6 @@ def _step(point: Expansion) -> tuple[Array, float, str | None]:
     return step, float(point.score @ step), trouble
 
 
-@dataclass(frozen=True, eq=False)
-class Slopes:
-    """How the evidence moves with θ, from the expansion at the mode and its H; each part is computed once."""
-
-    mode: Expansion
-    H: Arrow
-    model: Model | None = None
-    trouble: str | None = None
-
-    @cached_property
-    def inverse(self) -> Arrow:
-        """H⁻¹ where H has entries."""
-        return self.H.inverse_on_pattern()
-
-    @cached_property
-    def explicit(self) -> ThetaDerivatives:
-        """At fixed weights."""
-        return self.mode.theta_derivatives()
-
-    @cached_property
-    def drift(self) -> Float[Array, "p k"]:
-        """∂ŵ/∂θ = H⁻¹ ∂θ∇_w."""
-        return self.H.solve(self.explicit.score)
-
-    @cached_property
-    def gradient(self) -> Float[Array, "k"]:
-        """The joint is flat at ŵ, which moves with θ; log|H| is not."""
-        slope_w, slope_theta = self.mode.neg_hessian_vjp(self.inverse)
-        return self.explicit.log_joint - (slope_theta + self.drift.T @ slope_w) / 2
-
-    @cached_property
-    def information(self) -> Float[Array, "k k"]:
-        """A rough −∂²/∂θ², positive semidefinite, in which log|H| moves through the prior alone."""
-        assert isinstance(self.mode, LinearExpansion)
-        return self.mode.information(self.inverse, self.explicit.score, self.drift)
-
-
 @dataclass(frozen=True)
 class Laplace(EvidenceMethod):
     """Gaussian integral of the log joint, expanded to second order at its mode.
@@ -182,13 +143,13 @@ class Laplace(EvidenceMethod):
     find_mode: Newton = Newton()
 
     def __call__(self, model, theta, start=None):
-        model = model.working
+        model = model.compact(theta)
         known = getattr(start, "slopes", None)
         known = known if isinstance(known, Slopes) and known.model is model else None
         if known is not None and np.array_equal(start.theta, theta):
             mode, w, trouble = known.mode, start.mean, known.trouble
         else:
-            w0 = model.start_weights() if start is None else start.near(theta)
+            w0 = first_weights(model, theta, start)
             mode, w, trouble = self.find_mode(model, theta, w0, None if known is None else known.mode)
         try:
             H = mode.neg_hessian

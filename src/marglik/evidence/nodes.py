@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import logsumexp, roots_hermitenorm
 
 from marglik.likelihoods import LOG_2PI
-from marglik.linalg import Arrow, NotPositiveDefinite
+from marglik.linalg import Arrow, NotPositiveDefinite, Scaling
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -387,7 +387,7 @@ class Bars:
     """Derivatives of a number in what the nodes are made of; to be added to."""
 
     L: Float[Array, "m m"]
-    T: Float[Array, "f"]
+    T: Scaling
     v: Float[Array, "f"]
     eta: Float[Array, "n"]
     own: Float[Array, "l"]
@@ -399,12 +399,17 @@ class Bars:
     def zero(cls, at: Levels) -> Bars:
         """Nothing yet."""
         m, f = at.A.shape[1], at.X.shape[1]
-        shapes = (m, m), f, f, len(at.order), len(at.own), at.u.shape, at.E.shape, at.C.shape
-        return cls(*(np.zeros(shape) for shape in shapes))
+        runs = at.model.factors(at.mode.theta, lambda term, theta: term.factor(theta), flat=1.0)[1].runs if f else ()
+        T = Scaling(np.zeros(f), tuple((place, np.zeros_like(L)) for place, L in runs))
+        shapes = f, len(at.order), len(at.own), at.u.shape, at.E.shape, at.C.shape
+        return cls(np.zeros((m, m)), T, *(np.zeros(shape) for shape in shapes))
 
     def add_rows(self, at: Levels, tile: slice, total: Array, A_bar: Array, X_bar: Array, delta: Array) -> None:
         """Add derivatives in η, a_i and x̃_i of some rows, as derivatives in the factors, in v and in η itself."""
         self.eta[tile] += total
         self.v[:] += at.X[tile].T @ total
         self.L[:] += at.Z[tile].T @ A_bar
-        self.T[:] += np.einsum("nf,nf->f", at.border[tile], X_bar + total[:, None] * (at.v + delta))
+        border, moved = at.border[tile], X_bar + total[:, None] * (at.v + delta)
+        self.T.diagonal[:] += np.einsum("nf,nf->f", border, moved)
+        for place, L in self.T.runs:
+            L += border[:, place].T @ moved[:, place]

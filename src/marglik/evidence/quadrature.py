@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from marglik.evidence.base import Evidence, EvidenceMethod
+from marglik.evidence.base import Evidence, EvidenceMethod, first_weights
 from marglik.evidence.laplace import SADDLE, Newton, Slopes
 from marglik.evidence.nodes import Bars, Levels, Totals
 from marglik.evidence.scoring import interior_maximum
@@ -107,8 +107,8 @@ class Quadrature(EvidenceMethod):
             )
 
     def __call__(self, model, theta, start=None):
-        model = model.working
-        w0 = model.start_weights() if start is None else start.near(theta)
+        model = model.compact(theta)
+        w0 = first_weights(model, theta, start)
         mode, w, trouble = self.find_mode(model, theta, w0)
         try:
             trouble = trouble or model.improper(mode.neg_hessian)
@@ -241,7 +241,9 @@ class Marginal:
         toward = M @ self._pulled(M, np.zeros(f), 0.0).v if f else np.zeros(f)
         bars = self._pulled(M, toward, 1.0)
 
-        border = Scaling(bars.T if model.groupings else bars.L.diagonal())
+        runs = model.factors(at.mode.theta, lambda term, theta: term.factor(theta), flat=1.0)[1].runs
+        whole = Scaling(bars.L.diagonal(), tuple((place, bars.L[place, place]) for place, _ in runs))
+        border = bars.T if model.groupings else whole
         parts = model.parts_of(bars.L if model.groupings else np.zeros((1, 1)), border)
         explicit = [term.factor_vjp(x, parts[id(term)]) for term, x in model.term_theta(at.mode.theta) if not term.flat]
         explicit.append(bars.own + at.mode.rows.constant_slopes)

@@ -21,7 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from marglik.evidence.base import Peak
+from marglik.evidence.held import Approach, Held, Scales, approach
+from marglik.evidence.slopes import Slopes
 from marglik.hyperparameters import Positive
+from marglik.linalg import Arrow
 from marglik.model import LinearModel
 from marglik.posterior import Gaussian
 
@@ -38,10 +41,14 @@ RADIUS = 1.0
 """First trust radius in φ."""
 CLOSE = 1e-5
 """The last step, in φ: it is taken, and nothing computed there. What it leaves is a small share of it."""
+CLOSE_HELD = 1e-4
+"""The same where the curvature with W held is known from the start: what it leaves is a few percent of it."""
 INSIDE = 0.02
 """A scale at a smaller share of its natural size, or a larger multiple than the inverse, is not inside."""
 KNOWN = 30.0
 """A scale whose logarithm the data tell with less information is compared with none at all."""
+CLEAR = 3.0
+"""No closer look where zero costs more nats with W held."""
 LOCAL = 0.5
 """A longer step in φ says little of the curvature at its end."""
 PROBE = 1e-3
@@ -66,9 +73,21 @@ def interior_maximum(method: EvidenceMethod, model: Model, theta: Float[Array, "
     if not search.start[search.positive].all():
         return None
     found = search.climbed()
-    if found is None or search.better_without_a_scale(found):
+    if found is None or search.rises_from_zero(found) or search.better_without_a_scale(found):
         return None
-    return Peak(found.theta[None], Gaussian(found.posterior.near(found.theta), found.posterior.precision))
+    return Peak(found.theta[None], found.posterior)
+
+
+class Near(NamedTuple):
+    """Weights from which a mode search may set out, with slopes whose H is near."""
+
+    mean: Float[Array, "p"]
+    slopes: Slopes
+    theta: None = None
+
+    def near(self, theta: Float[Array, "k"]) -> Float[Array, "p"]:
+        """The weights, whatever θ."""
+        return self.mean
 
 
 class _Search:
@@ -79,8 +98,10 @@ class _Search:
         self.start = np.where(free, middle, theta)
         self.positive = np.array([isinstance(h.support, Positive) for h in self.names])
         self.units = np.where(self.positive, np.abs(middle), 1.0)
+        self.scales, self.zero = Scales.of(model), np.zeros(len(free), bool)
         first = model.n_prior_theta
         self.own = [i for i in range(first, first + len(model.likelihood.hyperparameters())) if free[i]]
+        self.knows_held = self.scales is not None and not self.own
 
     def at(self, theta: Float[Array, "k"], warm: Any) -> Point | None:
         """Value, gradient and information in φ; None where there is no mode."""
@@ -102,9 +123,13 @@ class _Search:
         return bool(np.all((ratio > INSIDE) & (ratio < 1 / INSIDE)))
 
     def set_out(self) -> Point | None:
-        """The first point; for flat weights in θ one step from the middle with these weights integrated."""
+        """The first point: where steps with W held lead, or the middle.
+
+        For flat weights in θ one step from the middle with these weights integrated.
+        """
         if not self.model.flat_in_theta or not self.model.n_flat:
-            return self.at(self.start, None)
+            found = approach(self.model, self.start, self.free)
+            return self.best_start() if found is None else self.approached(found)
         joint, k = self.model.with_flat_in_theta(False), len(self.names) - self.model.n_flat
         search = _Search(self.method, joint, self.start[:k], self.free[:k])
         here = search.at(search.start, None)
@@ -112,10 +137,37 @@ class _Search:
             return None
         step = search.step(here, here.information + search.own_curvature(here), RADIUS)[0]
         theta = search.moved(here.theta, step)
-        top, bottom = joint.columns.split(here.posterior.near(theta))
+        top, bottom = joint.compact(here.theta).columns.split(here.posterior.near(theta))
         flat, rest = np.split(bottom, [self.model.n_flat])
         warm = Gaussian(np.concatenate([top.reshape(-1), rest]), here.posterior.precision)
         return self.at(np.where(self.free, np.concatenate([theta, flat]), self.start), warm)
+
+    def best_start(self) -> Point | None:
+        """The middle; for correlated weights, whose evidence has several maxima as a rule, the best of all starts."""
+        if not any(term.kernel for term in self.model.dense):
+            return self.at(self.start, None)
+        tried = (self.at(np.where(self.free, theta, self.start), None) for theta in self.model.start_theta())
+        return max((point for point in tried if point is not None), key=lambda p: p.value, default=None)
+
+    def approached(self, found: Approach) -> Point | None:
+        """The point that steps with W held lead to; scales that they set to zero are held there."""
+        assert self.scales is not None
+        self.zero = self.free & (found.s == 0)
+        self.free, self.units = self.free & ~self.zero, np.where(found.s > 0, found.s, self.units)
+        T = self.scales.diagonal(found.s)
+        u = np.divide(found.w, T, out=np.zeros(len(T)), where=T != 0)
+        point = self.model.at(u, found.s)
+        point.rows.__dict__["gram"] = Arrow.dense(found.G)
+        return self.at(found.s, Near(u, Slopes(point, point.neg_hessian, self.model)))
+
+    def rises_from_zero(self, found: Point) -> bool:
+        """Whether the evidence rises with the variance of a scale that is held at zero."""
+        if not self.zero.any():
+            return False
+        assert self.scales is not None
+        slopes = found.posterior.slopes
+        members = self.scales.member[self.zero[: len(self.scales.member)]]
+        return any(slopes.mode.slope_in_variance(slopes.inverse, member) > 0 for member in members)
 
     def step(self, here: Point, B: Float[Array, "k k"], radius: float) -> tuple[Float[Array, "k"], float, bool]:
         """To the maximum of the quadratic model within the radius, its gain, and whether the model is concave."""
@@ -133,14 +185,14 @@ class _Search:
         here = self.set_out()
         if here is None:
             return None
-        A, radius = self.own_curvature(here), RADIUS
+        A, radius, close = self.first_correction(here), RADIUS, CLOSE_HELD if self.knows_held else CLOSE
         for _ in range(MOST):
             step, gain, concave = self.step(here, here.information + A, radius)
             there = self.moved(here.theta, step)
             if not self.inside(there):
                 return None
             length = np.abs(step).max()
-            if length < CLOSE:
+            if length < close:
                 return here._replace(theta=there) if concave else None
             new = self.at(there, here.posterior)
             if new is None or new.value < here.value + 1e-4 * gain - 1e-11 * abs(here.value):
@@ -157,6 +209,19 @@ class _Search:
                 here = new
         return None
 
+    def held(self, here: Point) -> Held:
+        """The evidence with W held at this point's mode."""
+        rows = here.posterior.slopes.mode.rows
+        G = rows.gram.border
+        assert self.scales is not None
+        return Held(self.scales, G, G @ rows.w + rows.score)
+
+    def first_correction(self, here: Point) -> Float[Array, "k k"]:
+        """A: where the curvature with W held is known it makes up for that; else see `own_curvature`."""
+        if not self.knows_held:
+            return self.own_curvature(here)
+        return -self.held(here).at(here.theta).hessian - here.information
+
     def own_curvature(self, here: Point) -> Float[Array, "k k"]:
         """The rows of A that belong to the likelihood's own hyperparameters, by one difference each."""
         A = np.zeros((len(here.theta),) * 2)
@@ -168,9 +233,22 @@ class _Search:
 
     def better_without_a_scale(self, found: Point) -> bool:
         """Whether one of the scales that the data hardly tell had better be zero."""
-        for i, h in enumerate(self.names):
-            if h.even and self.free[i] and i not in self.own and found.information[i, i] < KNOWN:
-                without = self.method(self.model, np.where(np.arange(len(self.names)) == i, 0.0, found.theta))
-                if without.checks or without.log_value > found.value:
-                    return True
+        weak = [
+            i
+            for i, h in enumerate(self.names)
+            if h.even and self.free[i] and i not in self.own and found.information[i, i] < KNOWN
+        ]
+        if weak and self.knows_held:
+            held = self.held(found)
+            here = held.at(found.theta).value
+            weak = [i for i in weak if held.at(without(found.theta, i)).value > here - CLEAR]
+        for i in weak:
+            e = self.method(self.model, without(found.theta, i))
+            if e.checks or e.log_value > found.value:
+                return True
         return False
+
+
+def without(theta: Float[Array, "k"], i: int) -> Float[Array, "k"]:
+    """θ with one scale at zero."""
+    return np.where(np.arange(len(theta)) == i, 0.0, theta)

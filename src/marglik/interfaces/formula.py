@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from marglik.interfaces.designs import NO_COLUMNS, Coded, Design, design, side_b
 from marglik.interfaces.factors import Factor, described, factorise
 from marglik.interfaces.grammar import BadFormula, Formula, Grouping, Penalised, is_name, parse, products, split_terms
 from marglik.interfaces.response import respond
+from marglik.interfaces.special import Special
+from marglik.interfaces.special import terms as special_terms
 from marglik.model import LinearModel
 from marglik.posterior import NewRows
 from marglik.priors import Flat, Prior, RandomEffects, Ridge, Term
@@ -57,6 +60,8 @@ class FormulaSource:
         The columns of the data that the formula uses, settled.
     settings
         What else the model was built with.
+    special
+        Terms that are calls, by label.
     """
 
     formula: Formula
@@ -64,6 +69,7 @@ class FormulaSource:
     factors: Mapping[str, Factor]
     table: Mapping[str, Series]
     settings: Mapping[str, Any]
+    special: Mapping[str, Special] = field(default_factory=dict)
 
     @cached_property
     def data(self) -> DataFrame:
@@ -87,6 +93,7 @@ class FormulaSource:
             matrices = [matrix for matrix, _ in parts if label in terms and matrix.shape[1]]
             if matrices:
                 columns[label] = matrices[0] if len(matrices) == 1 else np.column_stack(matrices)
+        self._special_rows([self.special[label] for label in self.special if label in terms], frame, new_levels, columns, codes)
         for label, factor in self.factors.items():
             if label in terms:
                 codes[label] = self._codes(factor, frame, new_levels)
@@ -94,13 +101,58 @@ class FormulaSource:
             columns[""] = np.zeros((len(frame), 0))
         return NewRows(columns, codes, offset)
 
+    def _special_rows(
+        self,
+        wanted: Sequence[Special],
+        frame: DataFrame,
+        new_levels: str,
+        columns: dict[str, Array],
+        codes: dict[str, Array],
+        warn: bool = True,
+    ) -> None:
+        """Add the columns of terms that are calls; their flat columns stand beside the fixed effects."""
+        n, outside = len(frame), []
+        flat = {label: np.zeros((n, term.flat.shape[1])) for label, term in self.special.items()}
+        for term in wanted:
+            table = self._like_fitted(term.variables, frame)
+            flat[term.label], columns[term.label], code = term.new(table, n, new_levels)
+            if code is not None:
+                codes[term.label] = code
+            outside += [f"{term.label}: {phrase}" for phrase in term.outside(table, n)] if warn else []
+        if any(term.flat.shape[1] for term in wanted) or (FIXED in columns and self.special):
+            own = len(self.designs[FIXED][0].names) if FIXED in self.designs else 0
+            columns[FIXED] = np.column_stack([columns.get(FIXED, np.zeros((n, own))), *flat.values()])
+        if outside:
+            warnings.warn(
+                f"Smooths are extrapolated beyond the data of the fit ({'; '.join(outside)}; rows count from 0), where "
+                "nothing but their penalty is known of them.",
+                stacklevel=4,
+            )
+
+    def effect_rows(self, label: str, at: Any, n: int | None) -> tuple[DataFrame, NewRows]:
+        """Where to show the effect of a call's term, and its columns there; see `Fit.effect`."""
+        import pandas as pd
+
+        if label not in self.special:
+            have = f"The smooths are {listed(self.special)}." if self.special else "This fit has no smooths."
+            raise ValueError(
+                f"effect is for smooths and other terms that are functions, and {label!r} is none.{did_you_mean(label, self.special)} "
+                f"{have} Coefficients are in fit.fixed_effects and fit.random_effects()."
+            )
+        term = self.special[label]
+        frame = pd.DataFrame(term.grid(n)) if at is None else read_frame(at)
+        columns: dict[str, Array] = {}
+        codes: dict[str, Array] = {}
+        self._special_rows([term], frame, "population", columns, codes, warn=at is not None)
+        return frame[list(term.variables)], NewRows(columns, codes)
+
     def _no_rows(self, frame: DataFrame, terms: set[str]) -> NewRows:
         """Columns of the named terms for new data without a row."""
         used = [d for label, ds in self.designs.items() for d in ds if label in terms or d.offset is not None]
         factors = [factor for label, factor in self.factors.items() if label in terms]
-        require(
-            frame, [*(v for d in used for v in d.variables), *(c for f in factors for c in f.columns)], "the new data"
-        )
+        calls = [call for label, call in self.special.items() if label in terms]
+        names = [*(v for d in (*used, *calls) for v in d.variables), *(c for f in factors for c in f.columns)]
+        require(frame, names, "the new data")
         like = self.new_rows(self.data[:1], terms, "population")
         return NewRows({k: X[:0] for k, X in like.columns.items()}, {k: c[:0] for k, c in like.codes.items()})
 
@@ -160,6 +212,7 @@ def build(
     reml: bool = True,
     weights: Any = None,
     missing: str = "raise",
+    select: bool = False,
 ) -> tuple[LinearModel, FormulaSource, tuple[str, ...]]:
     """The model of a formula, what it came from, and notes about the data.
 
@@ -181,15 +234,17 @@ def build(
         raise ValueError(f"missing must be 'raise' or 'drop', not {missing!r}.")
     table, n, w, notes = _read(formula, data, weights, missing)
     y, likelihood, more = respond(formula, table, n, likelihood)
-    terms, designs, factors = _terms(formula, table, n)
+    settings = {"select": select} if select else {}
+    terms, designs, factors, special = _terms(formula, table, n, settings)
     if not terms:
         raise BadFormula(
             f"{formula.text!r} has no terms, so there is nothing to learn. Write '{formula.response} ~ 1'."
         )
     offset = designs[FIXED][0].offset if FIXED in designs else None
     model = LinearModel(likelihood, Prior(terms), InMemory(y, offset, w), reml=reml)
-    settings = {"weights": weights if isinstance(weights, str) or weights is None else GIVEN_WEIGHTS}
-    return model, FormulaSource(formula, designs, factors, table, settings), (*notes, *more)
+    settings["weights"] = weights if isinstance(weights, str) or weights is None else GIVEN_WEIGHTS
+    notes = (*notes, *more, *(note for term in special.values() for note in term.notes))
+    return model, FormulaSource(formula, designs, factors, table, settings, special), notes
 
 
 def _read(
@@ -216,9 +271,9 @@ def _read(
 
 
 def _terms(
-    formula: Formula, table: Mapping[str, Series], n: int
-) -> tuple[list[Term], dict[str, tuple[Design, ...]], dict[str, Factor]]:
-    """The prior's terms; their designs and grouping factors by label."""
+    formula: Formula, table: Mapping[str, Series], n: int, settings: Mapping[str, Any]
+) -> tuple[list[Term], dict[str, tuple[Design, ...]], dict[str, Factor], dict[str, Special]]:
+    """The prior's terms; their designs, grouping factors and calls by label."""
     terms: list[Term] = []
     designs: dict[str, tuple[Design, ...]] = {}
     factors: dict[str, Factor] = {}
@@ -226,8 +281,9 @@ def _terms(
     if fixed is not None:
         designs[FIXED] = (fixed,)
         _check_offset(formula, fixed, table)
-        if fixed.names:
-            terms.append(Flat(fixed.matrix, fixed.names))
+    special = _special(formula, table, n, settings)
+    flat = _flat(fixed, special, n)
+    terms += [] if flat is None else [flat]
     for penalised in formula.penalised:
         ridge, designs[penalised.text] = _penalised(penalised, table, n)
         terms.append(ridge)
@@ -243,7 +299,32 @@ def _terms(
             grouping, made[grouping.effects], factors[grouping.text], codes
         )
         terms.append(effects)
-    return terms, designs, factors
+    return [*terms, *(term.term for term in special.values())], designs, factors, special
+
+
+def _special(
+    formula: Formula, table: Mapping[str, Series], n: int, settings: Mapping[str, Any]
+) -> dict[str, Special]:
+    """The terms of calls, by label."""
+    out: dict[str, Special] = {}
+    for call in formula.calls:
+        for term in special_terms(call, table, n, settings):
+            if term.label in out:
+                raise BadFormula(f"{term.label!r} is in the formula twice, the second time as {call.written!r}. Keep one.")
+            out[term.label] = term
+    return out
+
+
+def _flat(fixed: Design | None, special: Mapping[str, Special], n: int) -> Flat | None:
+    """Fixed effects, and beside them the flat columns of calls, each with the label of its owner."""
+    names = () if fixed is None else fixed.names
+    own = [(term.flat, name, term.label) for term in special.values() for name in term.flat_names]
+    if not own:
+        return Flat(fixed.matrix, names) if fixed is not None and names else None
+    parts = [term.flat for term in special.values()]
+    X = np.column_stack([np.zeros((n, 0)) if fixed is None else fixed.matrix, *parts])
+    owners = [*(FIXED for _ in names), *(label for _, _, label in own)]
+    return Flat(X, [*names, *(name for _, name, _ in own)], owners=owners)
 
 
 def _check_offset(formula: Formula, fixed: Design, table: Mapping[str, Series]) -> None:
@@ -283,6 +364,7 @@ def _given_weights(weights: Any, n: int) -> Array:
 def _used_columns(formula: Formula, frame: DataFrame) -> list[str]:
     texts = [formula.parametric, *(column for term in formula.penalised for column in term.columns)]
     texts += [term.effects for term in formula.grouping]
+    texts += [text for call in formula.calls for text in call.columns]
     responses = [text if is_name(text) else f"I({text})" for text in formula.counts or ()] or [formula.response]
     used = [name for text in responses for name in _columns(text, frame)]
     for text in dict.fromkeys(texts):

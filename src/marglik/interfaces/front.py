@@ -11,6 +11,7 @@ from marglik.fitting import fit_model
 from marglik.interfaces.families import likelihood_of
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
+from marglik.validate import check_flag
 
 
 def fit(
@@ -25,6 +26,7 @@ def fit(
     fixed: Mapping[str, float] | None = None,
     hyperprior: Mapping[str, Any] | None = None,
     missing: str = "raise",
+    select: bool = False,
     points: int | None = None,
     restarts: int = 0,
     args: Sequence[Any] = (),
@@ -61,6 +63,9 @@ def fit(
         `Fit.log_evidence` stays log p(y|θ̂).
     missing
         For a formula: ``"raise"`` or ``"drop"`` rows with missing values.
+    select
+        For a formula: whether what the penalties of smooths do not see has penalties too, so that whole smooths can
+        vanish.
     points
         For quadrature: points in each dimension, 15 if not given. One is Laplace's method.
     restarts
@@ -96,7 +101,7 @@ def fit(
     """
     if isinstance(model, str):
         return _fit_formula(
-            model, data, family, method, reml, link, weights, fixed, hyperprior, missing, points, restarts, seed
+            model, data, family, method, reml, link, weights, fixed, hyperprior, missing, select, points, restarts, seed
         )
     if isinstance(model, LinearModel):
         if data is not None or weights is not None:
@@ -128,6 +133,7 @@ def _fit_formula(
     fixed: Mapping[str, float] | None,
     hyperprior: Mapping[str, Any] | None,
     missing: str,
+    select: bool,
     points: int | None,
     restarts: int,
     seed: int,
@@ -137,7 +143,10 @@ def _fit_formula(
     likelihood = likelihood_of(family, link)
     if data is None:
         raise ValueError(f"The formula {text!r} needs data: a frame, a dict of columns, or the path of a file.")
-    model, source, notes = formula.build(text, data, likelihood, reml=reml, weights=weights, missing=missing)
+    check_flag(select, "select")
+    model, source, notes = formula.build(
+        text, data, likelihood, reml=reml, weights=weights, missing=missing, select=bool(select)
+    )
     if isinstance(family, str):
         source = formula.reset(source, family=family, reml=reml)
     return fit_model(

@@ -2,7 +2,8 @@
 """The text of a formula taken apart: ``"y ~ x + (1 + x | a/b) + ridge(u, v)"``.
 
 Only top-level terms are split here, and what stands inside ``(… | …)``, ``ridge()`` and ``ard()``. What a parametric
-term such as ``log(x):g`` means is for `marglik.interfaces.designs`.
+term such as ``log(x):g`` means is for `marglik.interfaces.designs`; what stands inside calls such as ``s(x, k=20)``,
+for `marglik.interfaces.calls`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-NAME = r"(?:[^\W\d][\w.]*|`[^`]+`)"
+from marglik.interfaces.calls import NAME, BadFormula, Call, call
+
 PRODUCTS = re.compile(rf"(?:[01]|{NAME})(?:\s*[+:*]\s*(?:[01]|{NAME}))*")
 PENALISED = ("ridge", "ard")
 SPELT_OTHERWISE = {
@@ -21,11 +23,9 @@ SPELT_OTHERWISE = {
     "Q": "the name in backticks, such as `my x`",
 }
 """What other languages call something that has a spelling here."""
-LATER = {"s": "smooths", "te": "smooths", "ti": "smooths", "gp": "Gaussian processes"}
-
-
-class BadFormula(ValueError):
-    """A formula that cannot be understood or does not fit the data, in one sentence."""
+CALLS = ("s", "te", "ti")
+"""Terms that are calls; `marglik.interfaces.special` knows what they stand for."""
+LATER = {"gp": "Gaussian processes", "t2": "tensor products of another form than te()"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Formula:
         Left of the tilde.
     parametric
         Fixed effects and offsets, with the intercept written out: ``1 + x`` or ``0 + x``.
-    grouping, penalised
+    grouping, penalised, calls
         The other terms.
     """
 
@@ -91,6 +91,7 @@ class Formula:
     parametric: str
     grouping: tuple[Grouping, ...]
     penalised: tuple[Penalised, ...]
+    calls: tuple[Call, ...] = ()
 
     @property
     def counts(self) -> tuple[str, str] | None:
@@ -134,6 +135,7 @@ def parse(text: str) -> Formula:
     parametric: list[tuple[str, str]] = []
     grouping: list[Grouping] = []
     penalised: list[Penalised] = []
+    calls: list[Call] = []
     for sign, term in split_terms(right, text):
         if term.startswith("(") and term.endswith(")") and _top_level(term[1:-1], "|"):
             _no_minus(sign, term)
@@ -143,9 +145,13 @@ def parse(text: str) -> Formula:
             _no_minus(sign, term)
             penalised.append(_penalised(term, text))
             _not_twice([t.text for t in penalised])
+        elif _function(term) in CALLS:
+            _no_minus(sign, term)
+            calls.append(call(term))
+            _not_twice([t.text for t in calls])
         else:
             parametric.append((sign, term))
-    return Formula(text, left, _canonical(parametric), tuple(grouping), tuple(penalised))
+    return Formula(text, left, _canonical(parametric), tuple(grouping), tuple(penalised), tuple(calls))
 
 
 def is_name(text: str) -> bool:
@@ -219,7 +225,11 @@ def _plausible(term: str) -> None:
         raise BadFormula(f"{term!r} has a | outside parentheses. A grouping factor is written '(1 | g)'.")
     if "|" in bare:
         raise BadFormula(f"{term!r} has a | inside. A term with a grouping factor, '(1 | g)', stands by itself.")
-    called = next((name for name in re.findall(r"([\w.]+)\s*\(", bare) if name in SPELT_OTHERWISE), None)
+    functions = re.findall(r"([\w.]+)\s*\(", bare)
+    inside = next((name for name in functions if name in (*CALLS, *LATER)), None)
+    if inside:
+        raise BadFormula(f"{term!r} has {inside}() inside. It is a term of its own: join terms by +.")
+    called = next((name for name in functions if name in SPELT_OTHERWISE), None)
     if called:
         raise BadFormula(f"{term!r}: formulas have no {called}(). Write {SPELT_OTHERWISE[called]}.")
     if re.search(r"\bC\s*\([^()]*\[", bare):

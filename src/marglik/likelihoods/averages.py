@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
     from numpy import ndarray as Array
 
     from marglik.likelihoods.base import Likelihood
 
     Integrands = Callable[[Likelihood, Array, Array], list[Array]]
 
-STEPS = tuple(0.5**j for j in range(1, 9))
+STEPS = tuple(0.5**j for j in range(1, 7))
 """Distances between nodes, in standard deviations: rows for which one does not suffice go on to the next."""
 CLOSE = 1e-6
 """Twice a step is off by so little where the step itself is right to some 12 digits: its error is that one squared."""
@@ -35,7 +35,8 @@ class Averaged:
 
     Its derivatives in η_i are the means of the likelihood's, and ½ E ∂²log p/∂η² is that in v_i. Closed forms are the
     likelihood's own (`Likelihood.averaged`); all else is summed over equidistant nodes, h Σ φ(kh) f(η_i + kh √v_i),
-    whose error falls like e^(−2πa/(h√v)) for f analytic within a of the real line. Halving h squares it.
+    whose error falls like e^(−2πa/(h√v)) for f analytic within a of the real line. Halving h squares it. Where √v is
+    some fifteen times a or more, too many would be needed, and the result is NaN.
 
     Parameters
     ----------
@@ -65,14 +66,15 @@ class Averaged:
         closed = self.likelihood.averaged(y, eta, self.variance, theta)
         if closed is not None:
             return closed[0]
-        return self._average(lambda likelihood, y, at: [likelihood.log_kernel(y, at, theta)], (0,), y, eta)[0][0]
+        return self._average(lambda likelihood, y, at: [likelihood.log_kernel(y, at, theta)], (0,), y, eta)[0]
 
     def derivatives(self, y: Array, eta: Array, theta: Array) -> tuple[Array, Array, Array]:
         """E of the first three derivatives of `log_density` in η."""
         closed = self.likelihood.averaged(y, eta, self.variance, theta)
         if closed is not None:
             return closed[1:]
-        return tuple(self._slopes(y, eta, theta)[0])  # type: ignore[return-value]
+        found = self._average(lambda likelihood, y, at: [*likelihood.derivatives(y, at, theta)], (1, 2, 3), y, eta)
+        return found[0], found[1], found[2]
 
     def theta_derivatives(self, y: Array, eta: Array, theta: Array) -> list[tuple[Array, Array, Array]]:
         """E of the likelihood's, for each of its hyperparameters."""
@@ -86,28 +88,17 @@ class Averaged:
         def orders(likelihood: Likelihood, y: Array, at: Array) -> list[Array]:
             return [d for one in likelihood.theta_derivatives(y, at, theta) for d in one]
 
-        found = self._average(orders, (0, 1, 2) * n_own, y, eta)[0]
+        found = self._average(orders, (0, 1, 2) * n_own, y, eta)
         return [(found[3 * i], found[3 * i + 1], found[3 * i + 2]) for i in range(n_own)]
 
     def expected_information(self, eta: Array, theta: Array) -> Array:
         """That of the likelihood at the mean of η."""
         return self.likelihood.expected_information(eta, theta)
 
-    def resolved(self, y: Array, eta: Array, theta: Array) -> Bool[Array, "n"]:
-        """Whether the nodes suffice, by row."""
-        if self.likelihood.averaged(y, eta, self.variance, theta) is not None:
-            return np.ones(len(y), bool)
-        return self._slopes(y, eta, theta)[1]
-
-    def _slopes(self, y: Array, eta: Array, theta: Array) -> tuple[Float[Array, "3 n"], Bool[Array, "n"]]:
-        return self._average(lambda likelihood, y, at: list(likelihood.derivatives(y, at, theta)), (1, 2, 3), y, eta)
-
-    def _average(
-        self, f: Integrands, orders: tuple[int, ...], y: Array, eta: Array
-    ) -> tuple[Float[Array, "c n"], Bool[Array, "n"]]:
-        """E f, f a derivative of these orders in η, and which rows are right."""
+    def _average(self, f: Integrands, orders: tuple[int, ...], y: Array, eta: Array) -> Float[Array, "c n"]:
+        """E f, f a derivative of these orders in η; NaN where the nodes do not suffice."""
         sd = np.sqrt(self.variance)
-        out, right = np.empty((len(orders), len(y))), np.zeros(len(y), bool)
+        out, right = np.empty((len(orders), len(y))), np.zeros((len(orders), len(y)), bool)
         powers = np.array(orders)[:, None]
         left = np.arange(len(y))
         for step in STEPS:
@@ -118,11 +109,11 @@ class Averaged:
                 with np.errstate(invalid="ignore", over="ignore"):
                     units = sd[rows] ** powers
                     close = np.abs(fine - coarse) * units <= CLOSE * (1 + np.abs(fine) * units)
-                out[:, rows], right[rows] = fine, close.all(axis=0)
-            left = left[~right[left]]
+                out[:, rows], right[:, rows] = fine, close
+            left = left[~right[:, left].all(axis=0)]
             if not len(left):
                 break
-        return out, right
+        return np.where(right, out, np.nan)
 
 
 def _sums(

@@ -147,9 +147,7 @@ class Likelihood(ABC):
 
         return numerical.theta_derivatives(orders, self.hyperparameters(), theta)
 
-    def averaged(
-        self, y: Array, eta: Array, variance: Array, theta: Array
-    ) -> tuple[Array, Array, Array, Array] | None:
+    def averaged(self, y: Array, eta: Array, variance: Array, theta: Array) -> tuple[Array, Array, Array, Array] | None:
         """E over N(η, variance) of `log_kernel` and of its first three derivatives; None if there is no closed form."""
         return None
 

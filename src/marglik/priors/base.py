@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
+START = (0.1, 0.3, 1.0, 3.0)
+"""Multiples of a scale's natural size from which learning may set out."""
+
+
 class Prior(tuple["Term", ...]):
     """Terms side by side: their columns are concatenated, their factors stacked.
 
@@ -54,12 +58,16 @@ class Term(ABC):
     grouped
         True where the columns are repeated for every level of a grouping factor: w has one block a level, and the
         factor is that of a block. Otherwise the columns are dense and the factor is diagonal.
+    kernel
+        True where columns are dense and their weights correlated: the factor is a whole matrix (c, c). Neither flat
+        nor grouped.
     """
 
     registry: ClassVar[dict[str, type[Term]]] = {}
     label: str
     flat: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
+    kernel: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         Term.registry[re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()] = cls
@@ -107,7 +115,7 @@ class Term(ABC):
 
     @abstractmethod
     def factor(self, theta: Float[Array, "k"]) -> Array:
-        """L(θ): the diagonal (c,) of a dense term's factor, or the (c, c) factor of one level's block."""
+        """L(θ): the diagonal (c,) of a dense term's factor, or (c, c), of one level's block or of a `kernel` term."""
 
     @abstractmethod
     def factor_vjp(self, theta: Float[Array, "k"], bar: Array) -> Float[Array, "k"]:
@@ -120,6 +128,14 @@ class Term(ABC):
     @abstractmethod
     def units(self) -> Float[Array, "k"]:
         """For each hyperparameter, its value at which the term adds variance of order one to η."""
+
+    def starts(self, scale: float) -> Float[Array, "s k"]:
+        """Values from which learning may set out, where η varies by about ``scale``."""
+        return np.multiply.outer(START, scale * self.units())
+
+    def compact(self, theta: Float[Array, "k"]) -> Term:
+        """The same prior near θ, in as few coordinates as it takes; the same object for a θ that is close."""
+        return self
 
 
 def as_matrix(columns: Array) -> Float[Array, "n c"]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from marglik.priors.base import Term, as_matrix, default_names
 from marglik.validate import listed
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from numpy import ndarray as Array
 
 
@@ -29,6 +29,8 @@ class Flat(Term):
         The columns. They must be linearly independent, else the posterior is improper.
     column_names
         One name a column; ``b0, b1, …`` if not given.
+    owners
+        The term to which each column belongs, where some are the flat part of another term; `label` if not given.
 
     Examples
     --------
@@ -42,7 +44,17 @@ class Flat(Term):
     X: Float[Array, "n f"]
     column_names: Sequence[str] | None = None
     label: str = "fixed effects"
+    owners: Sequence[str] | None = None
     flat = True
+
+    def __post_init__(self) -> None:
+        if self.owners is not None and len(self.owners) != self.n_weights:
+            raise ValueError(f"{self.label!r} has {self.n_weights} columns but {len(self.owners)} owners.")
+
+    def owned(self, labels: Collection[str]) -> Bool[Array, "f"]:
+        """Which columns belong to these terms."""
+        owners = [self.label] * self.n_weights if self.owners is None else self.owners
+        return np.array([owner in labels for owner in owners], bool)
 
     @property
     def columns(self):

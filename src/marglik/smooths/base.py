@@ -101,6 +101,10 @@ class SmoothBasis(ABC):
     def design(self, x: Covariates) -> Float[Array, "n k"]:
         """b_j at each row, inside the range of the data or outside."""
 
+    def extrapolates(self, covariate: int) -> bool:
+        """Whether values of a covariate outside those of the data are beyond what the basis was made for."""
+        return True
+
     @property
     @abstractmethod
     def penalties(self) -> tuple[Float[Array, "k k"], ...]:

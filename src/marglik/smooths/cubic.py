@@ -125,6 +125,9 @@ class Cyclic(NamedBasis):
         k = len(self.knots)
         return CubicSpline(self.knots, np.eye(k - 1)[np.arange(k) % (k - 1)], bc_type="periodic")
 
+    def extrapolates(self, covariate):
+        return False
+
     def design(self, x):
         lower, upper = self.knots[0], self.knots[-1]
         return self._curve(lower + (x[0] - lower) % (upper - lower))

@@ -51,6 +51,9 @@ class RandomEffect(NamedBasis):
         asked.without_orders(cls.bs)
         return cls(tuple(None if np.asarray(column).dtype.kind in "iuf" else np.unique(column) for column in x))
 
+    def extrapolates(self, covariate):
+        return False
+
     def design(self, x):
         out = np.ones((len(x[0]), 1))
         for column, levels in zip(x, self.levels, strict=True):

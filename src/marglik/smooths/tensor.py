@@ -93,6 +93,11 @@ class Tensor(SmoothBasis):
         """Not where margins are centred one by one, nor where the constant is in none of their products."""
         return self.main_effects and all(margin.basis.centred for margin in self.margins)
 
+    def extrapolates(self, covariate):
+        owners = [(margin.basis, i) for margin in self.margins for i in range(margin.width)]
+        basis, i = owners[covariate]
+        return basis.extrapolates(i)
+
     def design(self, x):
         out, start = np.ones((len(x[0]), 1)), 0
         for margin in self.margins:

@@ -62,6 +62,7 @@ def check_prior(
     expected = c * len(term.levels) if term.grouped else c  # type: ignore[attr-defined]
     require(term.n_weights == expected, f"{owner}: n_weights is {term.n_weights}, but there are {expected}.")
     check_names(names, owner)
+    require(term.flat + term.grouped + term.kernel < 2, f"{owner}: a term is flat, grouped or a kernel, not several.")
     require(not (term.flat and k), f"{owner}: a flat term can have no hyperparameters, but has {names.names}.")
     units = np.asarray(term.units(), float)
     scales = np.array([h.even for h in names], bool)
@@ -74,7 +75,7 @@ def check_prior(
         _check_factor(term, point, scales, rng, f"{owner} at θ = {tuple(map(float, point))}")
     for i in np.flatnonzero(scales):
         L = term.factor(np.where(scales, units * (np.arange(k) == i), inside[0]))
-        added = np.mean(np.sum((X @ L if term.grouped else X * L) ** 2, axis=1))
+        added = np.mean(np.sum((X @ L if L.ndim == 2 else X * L) ** 2, axis=1))
         what = f"at its unit {units[i]:g}, {names.names[i]!r} adds variance {added:g} to η"
         require(1 / 30 < added < 30, f"{owner}: {what}, which is not of order one.")
     if scaled is not None:
@@ -92,7 +93,7 @@ def _scale_sets(scales: Array) -> Iterator[Array]:
 
 def _check_factor(term: Term, theta: Array, scales: Array, rng: np.random.Generator, where: str) -> None:
     L, c = term.factor(theta), len(term.names)
-    shape = (c, c) if term.grouped else (c,)
+    shape = (c, c) if term.grouped or term.kernel else (c,)
     require(np.shape(L) == shape, f"{where}: the factor must have shape {shape}, but has {np.shape(L)}.")
     require(np.isfinite(L).all(), f"{where}: the factor is not finite.")
     bar, k = rng.standard_normal(shape), len(theta)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""p(θ), where θ is to be integrated rather than maximised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from marglik.hyperparameters import Hyperparameters
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+
+
+class Hyperprior(NamedTuple):
+    """The prior of one hyperparameter, in the words of its table.
+
+    Attributes
+    ----------
+    log_density
+        Of the value itself, up to a constant where it is not proper.
+    words
+        Which it is.
+    proper
+        Whether its integral is one.
+    """
+
+    log_density: Callable[[Array], Array]
+    words: str
+    proper: bool
+
+
+def half_normal(scale: float) -> Any:
+    """|x| for x ~ N(0, scale²), a prior for standard deviations.
+
+    Parameters
+    ----------
+    scale
+        In the units of the standard deviation.
+
+    Examples
+    --------
+    >>> from marglik.hyperpriors import half_normal
+    >>> float(half_normal(2.0).mean().round(4))
+    1.5958
+    """
+    from scipy.stats import halfnorm
+
+    return halfnorm(scale=_above_zero(scale, "scale"))
+
+
+def half_cauchy(scale: float) -> Any:
+    """|x| for x Cauchy with this scale, its median (Gelman 2006).
+
+    Examples
+    --------
+    >>> from marglik.hyperpriors import half_cauchy
+    >>> float(half_cauchy(2.0).median().round(4))
+    2.0
+    """
+    from scipy.stats import halfcauchy
+
+    return halfcauchy(scale=_above_zero(scale, "scale"))
+
+
+def penalised_complexity(upper: float, tail: float = 0.05) -> Any:
+    """The prior of a standard deviation that penalises its distance from zero at a constant rate, P(s > upper) = tail.
+
+        p(s) = r exp(−rs),    r = −log(tail) / upper
+
+    Parameters
+    ----------
+    upper
+        A standard deviation that would be large.
+    tail
+        The probability of one that is larger.
+
+    References
+    ----------
+    Simpson, Rue, Riebler, Martins & Sørbye (2017), Statistical Science 32, 1, §3.3.
+
+    Examples
+    --------
+    >>> from marglik.hyperpriors import penalised_complexity
+    >>> float(penalised_complexity(3.0, 0.01).sf(3.0).round(6))
+    0.01
+    """
+    from scipy.stats import expon
+
+    if not 0 < tail < 1:
+        raise ValueError(f"tail must be a probability between 0 and 1, such as 0.05, not {tail!r}.")
+    return expon(scale=-_above_zero(upper, "upper") / math.log(tail))
+
+
+def _above_zero(value: float, name: str) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a number above zero, not {value!r}.")
+    return float(value)
+
+
+FLAT = Hyperprior(np.zeros_like, "flat", proper=False)
+FLAT_CORRELATION = Hyperprior(lambda x: np.full_like(x, -math.log(2)), "flat from -1 to 1", proper=True)
+FLAT_ROOT = Hyperprior(lambda x: -1.5 * np.log(x), "flat in 1/sqrt(x)", proper=False)
+
+
+def hyperpriors(names: Hyperparameters, given: Mapping[str, Any]) -> dict[str, Hyperprior]:
+    """The prior of everything that is reported: as given, or by default.
+
+    Flat on each standard deviation and on correlations; flat on x^(−½) for what is a precision by another name (the
+    size of a negative binomial, the shape of a gamma, degrees of freedom).
+
+    Raises
+    ------
+    UnknownName
+        A prior is given for something that the model does not have.
+    ValueError
+        One that is neither a function nor has ``logpdf``.
+    """
+    names.checked(dict.fromkeys(given, 0.0))
+    return {name: _given(name, given[name]) if name in given else _default(names, name) for name in names.reported}
+
+
+def _given(name: str, prior: Any) -> Hyperprior:
+    log_density = getattr(prior, "logpdf", prior)
+    if not callable(log_density):
+        raise ValueError(
+            f"The prior of {name!r} is {prior!r}, but it must be a log density: a function of the value, or an object "
+            "with logpdf, such as marglik.half_normal(1.0)."
+        )
+    if not hasattr(prior, "dist"):
+        return Hyperprior(log_density, "as given", proper=hasattr(prior, "logpdf"))
+    settings = ", ".join([*map(str, prior.args), *(f"{key}={value:.6g}" for key, value in prior.kwds.items())])
+    return Hyperprior(log_density, f"{prior.dist.name}({settings})", proper=True)
+
+
+def _default(names: Hyperparameters, name: str) -> Hyperprior:
+    if name not in names.names:  # a factor reports it
+        return FLAT_CORRELATION if name.startswith("cor(") else FLAT
+    h = names[names.index(name)]
+    return FLAT_ROOT if h.unbounded or h.without_end else FLAT

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Derivatives of a log joint density f(constants, w, θ), as functions to compile.
+
+The Hessian is asked for in directions V, one a row: Hv is the derivative of the score along v. A row of V that has a
+one in every block of an arrow matrix gives a column of all its blocks at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Density = Callable[..., Any]
+
+
+def value_and_score(f: Density) -> Density:
+    """f and ∇_w f."""
+    return lambda constants, w, theta: jax.value_and_grad(f, 1)(constants, w, theta)
+
+
+def second_order(f: Density) -> Density:
+    """f, ∇_w f, and −∇²_w f v for each row v of V."""
+
+    def run(constants: Any, w: Any, theta: Any, V: Any) -> tuple[Any, Any, Any]:
+        (value, score), along = jax.linearize(lambda w: jax.value_and_grad(f, 1)(constants, w, theta), w)
+        return value, score, -jax.vmap(lambda v: along(v)[1])(V)
+
+    return run
+
+
+def slopes(f: Density) -> Density:
+    """∂_θ f, ∂_θ ∇_w f (k, p), and the derivatives in w and θ of Σ_v ⟨c, −∇²_w f v⟩ over the rows of C and V.
+
+    The last are −∂²∇f(w + s c + t v)/∂s ∂t: two forward passes over a gradient.
+    """
+
+    def run(constants: Any, w: Any, theta: Any, V: Any, C: Any) -> tuple[Any, ...]:
+        def third(c: Any, v: Any) -> Any:
+            slope = lambda w: jax.grad(f, (1, 2))(constants, w, theta)  # noqa: E731
+            along = lambda w: jax.jvp(slope, (w,), (v,))[1]  # noqa: E731
+            return jax.jvp(along, (w,), (c,))[1]
+
+        by_w, by_theta = jax.vmap(third)(C, V)
+        explicit, along = jax.linearize(lambda theta: jax.grad(f, (2, 1))(constants, w, theta), theta)
+        score = jax.vmap(lambda t: along(t)[1])(jnp.eye(len(theta)))
+        return explicit[0], score, -by_w.sum(0), -by_theta.sum(0)
+
+    return run
+
+
+def batched(f: Density) -> Density:
+    """f for every row of W."""
+    return lambda constants, W, theta: jax.vmap(f, (None, 0, None))(constants, W, theta)
+
+
+def plain(f: Density) -> Density:
+    """f itself."""
+    return lambda constants, *args: f(constants, *args)
+
+
+def gradients(f: Density) -> Density:
+    """f, which is a vector, and its derivatives in w and θ."""
+    return lambda constants, w, theta: (f(constants, w, theta), *jax.jacrev(f, (1, 2))(constants, w, theta))

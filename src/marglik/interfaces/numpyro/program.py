@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A NumPyro program becomes a `Model`; its Hessian has the structure that its plates give it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from marglik.expansion import Expansion, ThetaDerivatives
+from marglik.hyperparameters import Hyperparameters, Positive
+from marglik.interfaces.numpyro.compiling import x64
+from marglik.interfaces.numpyro.density import Densities
+from marglik.interfaces.numpyro.layout import Layout, layouts
+from marglik.interfaces.numpyro.posterior import ProgramPosterior
+from marglik.interfaces.numpyro.sites import BadProgram, Call, sorted_sites
+from marglik.interfaces.numpyro.theta import Theta
+from marglik.linalg import Arrow
+from marglik.model import Model
+from marglik.posterior import Gaussian
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+CHUNK = 1024
+"""Draws whose densities are computed at a time."""
+MANY = 12
+"""From so many directions on, H costs much more than a score."""
+DRAWS = 8
+"""Draws from the prior from which a mode search may set out, where it cannot from zero."""
+PROBE_TOLERANCE = 1e-8
+"""Share of its size to which a product with H must be what the structure says."""
+
+
+def program(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], hyper: Sequence[str]
+) -> Program:
+    """Run a program once, sort its sites, and return it as a model.
+
+    Raises
+    ------
+    BadProgram
+        A site name does not exist, a latent site is discrete, data are missing, two runs differ, the density is
+        nowhere finite.
+    """
+    call = Call(function, tuple(args), dict(kwargs))
+    maximised, latent = sorted_sites(call, (hyper,) if isinstance(hyper, str) else tuple(hyper))
+    theta = Theta(maximised)
+    refused: list[str] = []
+    for layout in layouts(latent):
+        model = Program(Densities(call, layout, theta), _notes(refused, layout))
+        if layout.plate is None or model.holds():
+            return model
+        refused.append(layout.plate)
+    raise AssertionError("The last layout has no plate.")
+
+
+def _notes(refused: Sequence[str], layout: Layout) -> tuple[str, ...]:
+    instead = "H is a dense matrix" if layout.plate is None else f"members of {layout.plate!r} are taken instead"
+    return tuple(
+        f"Latent sites of different members of plate {plate!r} depend on each other beside the sites outside it; "
+        f"{instead}."
+        for plate in refused
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Program(Model):
+    """A NumPyro program, its latent sites on NumPyro's unconstrained scale.
+
+    Parameters
+    ----------
+    densities
+        Its log joint density and derivatives, for latent sites in some layout.
+    notes
+        What is to be said of it.
+    """
+
+    densities: Densities
+    notes: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> Layout:
+        """Where each latent site lies among the weights."""
+        return self.densities.layout
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        return self.densities.theta.hyperparameters
+
+    @property
+    def n_weights(self) -> int:
+        return self.layout.size
+
+    @cached_property
+    def directions(self) -> Float[Array, "r p"]:
+        """Those in which H is asked for."""
+        return self.layout.directions()
+
+    def at(self, weights, theta):
+        return ProgramExpansion(self, np.asarray(weights, float), np.asarray(theta, float))
+
+    def holds(self) -> bool:
+        """Whether H has the structure of the layout, by products with random signs in place of ones."""
+        rng = np.random.default_rng(0)
+        start = self.hyperparameters.unconstrain(self.densities.theta.start)
+        for size in (0.5, 0.1, 0.01):
+            theta = self.hyperparameters.constrain(start + size * rng.standard_normal(len(start)))
+            w = size * rng.standard_normal(self.n_weights)
+            H = self.at(w, theta).neg_hessian
+            V = self.layout.directions(rng.choice([-1.0, 1.0], self.n_weights))
+            found = self.densities.second_order(w, theta, V)[2]
+            if np.isfinite(found).all():
+                expected = np.array([H.matvec(v) for v in V])
+                return bool(np.abs(found - expected).max() <= PROBE_TOLERANCE * np.abs(found).max())
+        return False
+
+    def log_joints(self, W: Float[Array, "N p"], theta: Float[Array, "k"]) -> Float[Array, "N"]:
+        """log p(y, w|θ) for every row w of W."""
+        return _by_chunks(self.densities.log_joints, W, theta)
+
+    def log_likelihoods(self, W: Float[Array, "N p"], theta: Float[Array, "k"]) -> Float[Array, "N"]:
+        """log p(y|w, θ), the observed sites and factors, for every row w of W."""
+        return _by_chunks(self.densities.log_likelihoods, W, theta)
+
+    def prior_draws(self, theta: Float[Array, "k"], n: int, seed: int = 0) -> Float[Array, "n p"]:
+        """Weights drawn from p(w|θ), one a row.
+
+        Raises
+        ------
+        BadProgram
+            A latent site has an improper prior.
+        """
+        try:
+            with x64():
+                keys = np.asarray(jax.random.split(jax.random.PRNGKey(seed), n))
+            return _by_chunks(self.densities.draws, keys, theta)
+        except NotImplementedError as error:
+            raise BadProgram(
+                "Nothing can be drawn from the prior of a latent site, because it is improper. Give it a proper prior, "
+                "or use method='laplace'."
+            ) from error
+
+    def start_weights(self):
+        return self._start
+
+    @cached_property
+    def _start(self) -> Float[Array, "p"]:
+        """Zero, or the first of a few draws from the prior where the density and its slopes are finite."""
+        zero, theta = np.zeros(self.n_weights), self.densities.theta.start
+        if _finite(self.at(zero, theta)):
+            return zero
+        tried = [zero]
+        with suppress(BadProgram):
+            tried.extend(self.prior_draws(theta, DRAWS))
+        start = next((w for w in tried[1:] if _finite(self.at(w, theta))), None)
+        if start is None:
+            raise BadProgram(self._nowhere_finite(tried, theta))
+        return start
+
+    def _nowhere_finite(self, tried: Sequence[Array], theta: Array) -> str:
+        """What is wrong at every start, and with which site."""
+        where = "at zero on the unconstrained scale" + f" and at {len(tried) - 1} draws from the prior" * (
+            len(tried) > 1
+        )
+        for w in tried:
+            values, by_w, by_theta = self.densities.gradients_by_site(w, theta)
+            if any(not np.isfinite(v) for v in values.values()):
+                continue
+            bad = [n for n in values if np.isnan(by_w[n]).any() or np.isnan(by_theta[n]).any()]
+            if bad:
+                return (
+                    f"The gradient of site {bad[0]!r} is NaN {where}, although its density is finite. A jnp.where "
+                    "whose unused branch is not finite, or a root at zero, does that: make both branches finite."
+                )
+        values, _, _ = self.densities.gradients_by_site(tried[0], theta)
+        bad = [n for n, v in values.items() if not np.isfinite(v)]
+        what = "NaN" if np.isnan(values[bad[0]]) else f"{values[bad[0]]:g}"
+        return (
+            f"The program's density is not finite at any start: {where} the log density of site {bad[0]!r} is {what}. "
+            "Check its data and support, or start the param sites elsewhere."
+        )
+
+    def start_theta(self):
+        """Around each site's prior median where it has a prior; around its initial value where it is a ``param``."""
+        centre = self.densities.theta.start
+        positive = np.array([isinstance(h.support, Positive) for h in self.hyperparameters], bool)
+        return np.where(positive, np.multiply.outer([0.2, 1.0, 5.0], centre), centre)
+
+    def posterior(self, theta: Float[Array, "k"], joint: Gaussian) -> ProgramPosterior:
+        """What is known of the latent sites, by name."""
+        return ProgramPosterior(self.densities, theta, joint)
+
+
+def _finite(point: Expansion) -> bool:
+    return bool(np.isfinite(point.log_joint) and np.isfinite(point.score).all())
+
+
+def _by_chunks(function: Callable[..., Array], rows: Array, theta: Array) -> Array:
+    """Rows by chunks of one size, the last filled up, so that one function serves all."""
+    theta = np.asarray(theta, float)
+
+    def parts() -> Iterator[Array]:
+        for i in range(0, len(rows), CHUNK):
+            part = rows[i : i + CHUNK]
+            fill = -len(part) % CHUNK if len(rows) > CHUNK else 0
+            yield function(np.concatenate([part, np.repeat(part[-1:], fill, axis=0)]), theta)[: len(part)]
+
+    return np.concatenate(list(parts()))
+
+
+@dataclass(frozen=True, eq=False)
+class ProgramExpansion(Expansion):
+    """A program's log joint density near one point."""
+
+    model: Program
+    w: Float[Array, "p"]
+    theta: Float[Array, "k"]
+
+    @property
+    def costly(self):
+        return len(self.model.directions) >= MANY
+
+    def neg_hessian_of_rows_at(self, other):
+        return other.neg_hessian
+
+    @cached_property
+    def _first_order(self) -> tuple[Array, Array]:
+        if self.costly and "_second_order" not in self.__dict__:
+            return self.model.densities.value_and_score(self.w, self.theta)
+        return self._second_order[:2]
+
+    @cached_property
+    def _second_order(self) -> tuple[Array, Array, Array]:
+        return self.model.densities.second_order(self.w, self.theta, self.model.directions)
+
+    @property
+    def log_joint(self):
+        return float(self._first_order[0])
+
+    @property
+    def score(self):
+        return self._first_order[1]
+
+    @cached_property
+    def neg_hessian(self):
+        return self.model.layout.arrow(self._second_order[2])
+
+    def _slopes(self, C: Arrow) -> tuple[Array, Array, Array, Array]:
+        return self.model.densities.slopes(self.w, self.theta, self.model.directions, self.model.layout.rows(C))
+
+    @cached_property
+    def _explicit(self) -> ThetaDerivatives:
+        log_joint, score, _, _ = self._slopes(self.neg_hessian)
+        return ThetaDerivatives(log_joint, score.T)
+
+    def theta_derivatives(self):
+        return self._explicit
+
+    def neg_hessian_vjp(self, C):
+        log_joint, score, *slopes = self._slopes(C)
+        self.__dict__.setdefault("_explicit", ThetaDerivatives(log_joint, score.T))  # computed on the way
+        return tuple(slopes)

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``s(x)``, ``te(x, z)``, ``ti(x, z)`` in a formula: flat columns, and weights with a scale for each penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from marglik.interfaces.calls import BadFormula, Call
+from marglik.interfaces.data import is_numeric
+from marglik.interfaces.designs import design, variables
+from marglik.interfaces.grammar import is_name
+from marglik.interfaces.special import Columns, Special, Table, product_grid
+from marglik.priors import Ridge, Term
+from marglik.smooths import Smooth, s, te, ti
+from marglik.validate import listed
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+
+MAKERS: Mapping[str, Callable[..., Sequence[Smooth]]] = {"s": s, "te": te, "ti": ti}
+OPTIONS = {
+    "s": ("bs", "k", "m", "by", "knots", "select", "max_knots"),
+    "te": ("bs", "k", "m", "d", "by", "knots", "select"),
+    "ti": ("bs", "k", "m", "d", "by", "knots", "select"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Covariates:
+    """The expressions that a smooth is a function of, as columns by their text.
+
+    Parameters
+    ----------
+    expressions
+        Names of columns, or expressions in them such as ``log(x)``.
+    by
+        The column that multiplies it, if any.
+    shown
+        What messages quote.
+    """
+
+    expressions: tuple[str, ...]
+    by: str | None
+    shown: str
+
+    @cached_property
+    def variables(self) -> tuple[str, ...]:
+        """Columns of the data."""
+        found = [name for text in self.expressions for name in variables(text)]
+        return tuple(dict.fromkeys([*found, *(() if self.by is None else (self.by,))]))
+
+    def values(self, table: Table, n: int) -> dict[str, Array]:
+        """Each expression's values."""
+        out = {text.strip("`"): self._value(text, table, n) for text in self.expressions}
+        if self.by is not None:
+            out[self.by] = _plain(table[self.by])
+        return out
+
+    def _value(self, text: str, table: Table, n: int) -> Array:
+        if is_name(text):
+            return _plain(table[text.strip("`")])
+        words = next((name for name in variables(text) if not is_numeric(table[name])), None)
+        found = None if words else design(f"0 + {text}", table, n, self.shown)
+        if found is None or found.matrix.shape[1] != 1:
+            why = f"{words!r} is categorical" if words else "it is not one column"
+            raise BadFormula(f"{self.shown!r} is a function of {text!r}, but {why}. Give a column, or a function of one.")
+        return found.matrix[:, 0]
+
+
+def _plain(column: Any) -> Array:
+    return column.to_numpy(float) if is_numeric(column) else np.asarray(column, object)
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothTerm(Special):
+    """A smooth of a formula.
+
+    Parameters
+    ----------
+    smooth
+    covariates
+    flat, term
+        See `Special`.
+    seen
+        Expression or column → its lowest and highest value in the fit, or its levels.
+    table
+        Columns of the data → the same.
+    """
+
+    smooth: Smooth
+    covariates: Covariates
+    flat: Array
+    term: Term
+    seen: Mapping[str, Any]
+    table: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return self.smooth.label
+
+    @property
+    def variables(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.covariates.variables
+
+    def new(self, table, n, new_levels):
+        values = self.covariates.values(table, n)
+        for name, column in values.items():
+            _check_finite(column, name, self.label)
+            known = self.seen[name]
+            if isinstance(known, tuple):
+                continue
+            unseen = [level for level in dict.fromkeys(column.tolist()) if level not in set(known.tolist())]
+            if unseen and name == self.smooth.by:
+                raise ValueError(
+                    f"{self.label} is one smooth for each level of {name!r}, and {listed(unseen)} was not in the fit, "
+                    "so its smooth is unknown. Leave such rows out, or leave the smooths out: include=."
+                )
+            if unseen and new_levels == "raise":
+                raise ValueError(
+                    f"{name!r} has levels that were not in the fit: {listed(unseen)}. Use new_levels='population' to "
+                    "predict them with an effect of zero."
+                )
+        return Columns(*_parted(self.smooth, self.smooth.design(values)))
+
+    def outside(self, table, n):
+        out = []
+        values = self.covariates.values(table, n)
+        active = np.ones(n, bool)
+        if self.smooth.level is not None:
+            active = values[self.smooth.by] == self.smooth.level
+        for i, name in enumerate(self.smooth.names):
+            if isinstance(self.seen[name], tuple) and self.smooth.basis.extrapolates(i):
+                low, high = self.seen[name]
+                beyond = np.flatnonzero(active & ((values[name] < low) | (values[name] > high)))
+                if len(beyond):
+                    out.append(f"{name!r} in row {listed(beyond)}, outside {low:g} to {high:g}")
+        return out
+
+    def grid(self, n):
+        by = self.smooth.by
+        shown = [name for name in self.variables if name != by]
+        several = sum(isinstance(self.table[name], tuple) for name in shown) > 1
+        steps = n or (40 if several else 100)
+        axes = {}
+        for name in shown:
+            known = self.table[name]
+            axes[name] = np.linspace(*known, steps) if isinstance(known, tuple) else known
+        out = product_grid(axes)
+        if by is not None:
+            size = len(next(iter(out.values())))
+            out[by] = np.full(size, 1.0 if self.smooth.level is None else self.smooth.level, None)
+            if self.smooth.level is None:
+                out[by] = out[by].astype(float)
+        return out
+
+
+def terms(call: Call, table: Table, n: int, settings: Mapping[str, Any]) -> tuple[SmoothTerm, ...]:
+    """The smooths of a call: one, or one for each level of its ``by``."""
+    call.known(OPTIONS[call.kind])
+    by = call.options.get("by")
+    by = None if by in (None, "None") else by.strip("`'\"")
+    covariates = Covariates(call.arguments, by, call.written)
+    if call.kind != "s" and len(call.arguments) < 2:
+        raise BadFormula(f"{call.written!r} is a product of one covariate. Write s({call.arguments[0]}), or name two.")
+    options = {name: call.value(name) for name in call.options if name not in ("by", "knots")}
+    options.setdefault("select", bool(settings.get("select")))
+    knots = _knots(call)
+    values = covariates.values(table, n)
+    names = tuple(text.strip("`") for text in call.arguments)
+    found = MAKERS[call.kind](values, *names, by=by, knots=knots, **options)
+    seen = {name: _range(column) for name, column in values.items()}
+    raw = {name: _range(_plain(table[name])) for name in covariates.variables}
+    note = _period(call, names, knots, seen)
+    return tuple(
+        replace(_term(smooth, covariates, values, seen, raw), notes=note if i == 0 else ())
+        for i, smooth in enumerate(found)
+    )
+
+
+def _term(
+    smooth: Smooth, covariates: Covariates, values: Mapping[str, Array], seen: Mapping[str, Any], raw: Mapping[str, Any]
+) -> SmoothTerm:
+    flat, own = _parted(smooth, smooth.design(values))
+    names = [f"{smooth.label}.{smooth.null.shape[1] + i + 1}" for i in range(own.shape[1])]
+    widths = [root.shape[1] for root in smooth.roots]
+    if len(widths) == 1:
+        ridge = Ridge(own, names, smooth.scales[0], smooth.label)
+    else:
+        ridge = Ridge(own, names, label=smooth.label, groups=np.repeat(np.arange(len(widths)), widths), scales=smooth.scales)
+    return SmoothTerm(smooth, covariates, flat, ridge, seen, raw)
+
+
+def _parted(smooth: Smooth, X: Array) -> tuple[Array, Array]:
+    """XN and the XR_i side by side."""
+    return X @ smooth.null, X @ np.column_stack(smooth.roots)
+
+
+def _knots(call: Call) -> dict[str, Any] | None:
+    """By covariate; a list stands for those of the only one."""
+    knots = call.value("knots")
+    if knots is None or isinstance(knots, dict):
+        return knots
+    if not isinstance(knots, list | tuple) or len(call.arguments) > 1:
+        raise BadFormula(
+            f"{call.written!r} has knots={call.options['knots']}, but they are a list for one covariate, or a dict of "
+            "lists by covariate: knots={'x': [0, 0.5, 1]}."
+        )
+    return {call.arguments[0].strip("`"): knots}
+
+
+def _period(call: Call, names: Sequence[str], knots: Any, seen: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say where a period is the range of the data, because none was given."""
+    bases = call.value("bs")
+    bases = [bases] * len(names) if isinstance(bases, str) else list(bases or ())
+    out = []
+    for name, bs in zip(names, bases, strict=False):
+        if bs == "cc" and name not in (knots or {}):
+            low, high = seen[name]
+            out.append(
+                f"{call.kind}({', '.join(names)}) takes the range of {name!r}, {low:g} to {high:g}, for its period, so "
+                f"both ends are the same point; to give the period, knots={{{name!r}: [start, end]}}."
+            )
+    return tuple(out)
+
+
+def _range(column: Array) -> Any:
+    return (float(column.min()), float(column.max())) if column.dtype.kind == "f" else np.unique(column)
+
+
+def _check_finite(column: Array, name: str, label: str) -> None:
+    if column.dtype.kind == "f" and not np.isfinite(column).all():
+        rows = listed(np.flatnonzero(~np.isfinite(column)))
+        raise ValueError(
+            f"{name!r} of {label} is missing or infinite in row {rows} of the new data (rows count from 0). Leave such "
+            "rows out."
+        )
