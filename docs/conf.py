@@ -110,8 +110,8 @@ def priors() -> str:
 def methods() -> str:
     """What `method=` takes."""
     return table(
-        ["`method=`", "what it does", "the integral itself"],
-        ([f"`{name}`", first_sentence(kind), yes(kind.exact)] for name, kind in EvidenceMethod.registry.items()),
+        ["`method=`", "what it does", "the integral itself", "a lower bound"],
+        ([f"`{name}`", first_sentence(kind), yes(kind.exact), yes(kind.bound)] for name, kind in EvidenceMethod.registry.items()),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from marglik.evidence import evaluate
+from marglik.evidence.variational import Variational
 from marglik.hyperparameters import Hyperparameters, Interval, Positive, Support
 from marglik.hyperpriors import Hyperprior, hyperpriors
 from marglik.integration import MOST, Improper, Nodes, composite, grid, importance
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from marglik.fitted import Fit
     from marglik.model import Model
 
-KEPT = 80
+KEPT = 50
 """Values of θ at which weights are looked at."""
 CORRELATION = Interval(-1.0, 1.0)
 BEYOND = 12.0
@@ -307,11 +308,16 @@ class Integrated:
         return [self._at(theta).posterior for theta in self._places[0]]  # type: ignore[misc]
 
     def _at(self, theta: Float[Array, "k"]) -> Fit:
-        """The fit with θ held there."""
-        none = np.zeros(len(theta), bool)
-        objective = Objective(self.fit.evidence_method, self.density.model)
-        place = Located(objective, theta[None], none, warm=self.density._warm)
-        return replace(self.fit, model=self.density.model, optimum=place, objective=objective)
+        """The fit with θ held there.
+
+        Where weights are not Gaussian, their mean is not their mode: it is that of the best Gaussian (van Niekerk &
+        Rue 2024, JMLR 25, 62).
+        """
+        none, method = np.zeros(len(theta), bool), self.fit.evidence_method
+        method = method if method.exact else Variational()
+        objective = Objective(method, self.density.model)
+        place = Located(objective, theta[None], none)
+        return replace(self.fit, model=self.density.model, evidence_method=method, optimum=place, objective=objective)
 
     def _mixture(self, means: list[Array], sds: list[Array]) -> dict[str, Array]:
         w = self._places[1]

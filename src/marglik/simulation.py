@@ -53,7 +53,8 @@ def simulate(
             w = rng.standard_normal((n, len(term.levels), len(L))) @ L.T  # type: ignore[attr-defined]
             eta += np.einsum("nm,snm->sn", term.columns, w[:, term.codes])  # type: ignore[attr-defined]
         else:
-            w = term.weights(rng.standard_normal((n, term.n_weights)) * term.factor(own))
+            u, L = rng.standard_normal((n, term.n_weights)), term.factor(own)
+            w = term.weights(u @ L.T if term.kernel else u * L)
             eta += w @ term.design.T
     own = theta[model.n_prior_theta :]
     y = np.asarray(likelihood.sample(eta, own, rng), float)

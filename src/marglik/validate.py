@@ -208,6 +208,21 @@ def check_response(y: Float[Array, "n *V"], outcomes: Outcomes) -> None:
         )
 
 
+class Collinear(ValueError):
+    """A flat column that is a linear combination of others.
+
+    Parameters
+    ----------
+    message
+    column, others
+        Its number, and theirs.
+    """
+
+    def __init__(self, message: str, column: int, others: Sequence[int]):
+        super().__init__(message)
+        self.column, self.others = column, tuple(others)
+
+
 def independent_columns(X: Float[Array, "n f"], names: Sequence[str]) -> tuple[Array, Array]:
     """X = QR with orthonormal Q; raises naming the columns where X has not full rank."""
     n, f = X.shape
@@ -234,12 +249,15 @@ def independent_columns(X: Float[Array, "n f"], names: Sequence[str]) -> tuple[A
     if new.min() <= COLLINEAR:
         j = int(np.argmax(new <= COLLINEAR))
         share = np.abs(solve_triangular(R[:j, :j], R[:j, j], check_finite=False)) if j else np.zeros(0)
-        others = [repr(names[int(i)]) for i in np.flatnonzero(share > 1e-6 * max(share.max(initial=0), 1e-300))]
+        places = np.flatnonzero(share > 1e-6 * max(share.max(initial=0), 1e-300)).tolist()
+        others = [repr(names[i]) for i in places]
         constant = np.ptp(X[:, j]) == 0
         what = "is constant, like" if constant and len(others) == 1 else "is a linear combination of"
-        raise ValueError(
+        raise Collinear(
             f"Fixed effect {names[j]!r} {what} {' and '.join(others)}, so their coefficients cannot be told apart. "
-            "Drop one of them, or give them a prior: ridge(…)."
+            "Drop one of them, or give them a prior: ridge(…).",
+            j,
+            places,
         )
     return Q, R * length
 

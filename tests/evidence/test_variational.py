@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The Gaussian lower bound: below the integral, and the best of all Gaussians, which plain searches find as well."""
 
-import itertools
 import json
 
 import numpy as np
@@ -30,11 +29,8 @@ OPTIONS = {
 }
 FEW = {("integrated", structure, "bernoulli") for structure in STRUCTURES}
 FEW |= {("in theta", "slopes", name) for name in LIKELIHOODS}
-CASES = [
-    pytest.param(*each, marks=() if each in FEW else pytest.mark.slow)
-    for each in itertools.product(OPTIONS, STRUCTURES, LIKELIHOODS)
-    if each[:2] != ("in theta", "flat")  # nothing is left to integrate
-]
+ALL = {("integrated", structure, name) for structure in STRUCTURES for name in LIKELIHOODS}
+CASES = [pytest.param(*each, marks=() if each in FEW else pytest.mark.slow) for each in sorted(ALL | FEW)]
 
 
 @pytest.mark.parametrize(("options", "structure", "name"), CASES)
@@ -305,7 +301,7 @@ def test_fit_maximises_the_bound(formula, reml):
     names, model = fitted.model.hyperparameters, fitted.model
     lower = lambda phi: -Variational()(model, names.constrain(phi)).log_value  # noqa: E731
     inside = np.where(fitted.optimum.theta[0] == 0, 1e-3, fitted.optimum.theta[0])
-    best = optimize.minimize(lower, names.unconstrain(inside[None])[0] + 0.1, method="Nelder-Mead", tol=1e-9)
+    best = optimize.minimize(lower, names.unconstrain(inside[None])[0] + 0.1, method="BFGS", options={"gtol": 1e-4})
     assert fitted.converged
     np.testing.assert_allclose(fitted.log_evidence, -best.fun, rtol=0, atol=1e-6)
     assert fitted.log_evidence >= -best.fun - 1e-9

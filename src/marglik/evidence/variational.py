@@ -219,7 +219,7 @@ class Point:
 
 
 def _improper(model: LinearModel, theta: Float[Array, "k"]) -> str | None:
-    """Why there is nothing to bound, if Laplace's method finds that there is not: Gaussians get there by small steps."""
+    """Why there is nothing to bound, if Laplace's mode says so: a wide Gaussian never gets there."""
     try:
         return model.improper(Newton()(model, theta, model.start_weights())[0].neg_hessian)
     except NotPositiveDefinite:

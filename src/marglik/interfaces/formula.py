@@ -32,7 +32,7 @@ from marglik.model import LinearModel
 from marglik.posterior import NewRows
 from marglik.priors import Flat, Prior, RandomEffects, Ridge, Term
 from marglik.rows import InMemory
-from marglik.validate import check_nonzero, did_you_mean, listed
+from marglik.validate import Collinear, check_nonzero, did_you_mean, listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -242,6 +242,8 @@ def build(
         )
     offset = designs[FIXED][0].offset if FIXED in designs else None
     model = LinearModel(likelihood, Prior(terms), InMemory(y, offset, w), reml=reml)
+    if any(term.flat.shape[1] for term in special.values()):
+        _check_apart(model)
     settings["weights"] = weights if isinstance(weights, str) or weights is None else GIVEN_WEIGHTS
     notes = (*notes, *more, *(note for term in special.values() for note in term.notes))
     return model, FormulaSource(formula, designs, factors, table, settings, special), notes
@@ -325,6 +327,26 @@ def _flat(fixed: Design | None, special: Mapping[str, Special], n: int) -> Flat 
     X = np.column_stack([np.zeros((n, 0)) if fixed is None else fixed.matrix, *parts])
     owners = [*(FIXED for _ in names), *(label for _, _, label in own)]
     return Flat(X, [*names, *(name for _, name, _ in own)], owners=owners)
+
+
+def _check_apart(model: LinearModel) -> None:
+    """Refuse a smooth whose flat part is in other terms already."""
+    try:
+        _ = model.flat_basis
+    except Collinear as error:
+        flat = next(term for term in model.prior if term.flat)
+        owners = flat.owners or ()  # type: ignore[attr-defined]
+        shown = [repr(name) if owner == FIXED else owner for name, owner in zip(flat.names, owners, strict=True)]
+        all_ = [shown[i] for i in (*error.others, error.column)]
+        smooths = [owner for i in (error.column, *error.others) if (owner := owners[i]) != FIXED]
+        if not smooths:
+            raise
+        others = [name for name in dict.fromkeys(all_) if name != smooths[0] and name != "'Intercept'"]
+        raise ValueError(
+            f"{smooths[0]} has a part that no penalty sees, and it is a combination of {listed(others)}, so they cannot "
+            "be told apart. A smooth holds the straight line, and one of several columns the smooths of each: leave "
+            f"{'one of them' if others else 'it'} out, or write what a surface adds to curves as ti()."
+        ) from None
 
 
 def _check_offset(formula: Formula, fixed: Design, table: Mapping[str, Series]) -> None:

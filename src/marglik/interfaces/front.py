@@ -47,7 +47,8 @@ def fit(
         For a formula: the likelihood's name, such as ``"gaussian"`` or ``"poisson"``, or a `Likelihood`.
     method
         How weights are integrated out: ``"auto"`` (exact if Gaussian, else Laplace), ``"exact"``, ``"laplace"``,
-        ``"quadrature"`` (adaptive Gauss–Hermite, for one grouping factor with up to three coefficients a level).
+        ``"quadrature"`` (adaptive Gauss–Hermite, for one grouping factor with up to three coefficients a level),
+        ``"variational"`` (a lower bound by the best Gaussian posterior).
     reml
         For a formula: whether fixed effects are integrated out with a flat prior (REML) or maximised (ML).
     link

@@ -29,6 +29,15 @@ OPTIONS = {
     "ti": ("bs", "k", "m", "d", "by", "knots", "select"),
 }
 
+KINDS: Mapping[str, tuple[Any, str]] = {
+    "bs": (str, "the name of a basis in quotes"),
+    "k": ((int, float), "a number of functions"),
+    "m": (int, "a whole number"),
+    "d": (int, "a whole number"),
+    "select": (bool, "True or False"),
+    "max_knots": (int, "a whole number"),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Covariates:
@@ -164,11 +173,13 @@ def terms(call: Call, table: Table, n: int, settings: Mapping[str, Any]) -> tupl
     """The smooths of a call: one, or one for each level of its ``by``."""
     call.known(OPTIONS[call.kind])
     by = call.options.get("by")
+    if by is not None and not is_name(by.strip("'\"")):
+        raise BadFormula(f"{call.written!r} has by={by}, but what multiplies a smooth is a column. Name one.")
     by = None if by in (None, "None") else by.strip("`'\"")
     covariates = Covariates(call.arguments, by, call.written)
     if call.kind != "s" and len(call.arguments) < 2:
         raise BadFormula(f"{call.written!r} is a product of one covariate. Write s({call.arguments[0]}), or name two.")
-    options = {name: call.value(name) for name in call.options if name not in ("by", "knots")}
+    options = {name: _option(call, name) for name in call.options if name not in ("by", "knots")}
     options.setdefault("select", bool(settings.get("select")))
     knots = _knots(call)
     values = covariates.values(table, n)
@@ -199,6 +210,23 @@ def _term(
 def _parted(smooth: Smooth, X: Array) -> tuple[Array, Array]:
     """XN and the XR_i side by side."""
     return X @ smooth.null, X @ np.column_stack(smooth.roots)
+
+
+def _option(call: Call, name: str) -> Any:
+    """An option of the right kind: one value, or for products also a list of one a margin."""
+    value = call.value(name)
+    kind, words = KINDS[name]
+    several = name in ("m", "d") or (call.kind != "s" and name in ("bs", "k"))
+    parts = _flattened(value) if several else [value]
+    wrong = [v for v in parts if v is not None and not (isinstance(v, kind) and isinstance(v, bool) == (kind is bool))]
+    if wrong:
+        lists = " or a list of them" if several else ""
+        raise BadFormula(f"{call.written!r} has {name}={call.options[name]}, but {name} must be {words}{lists}.")
+    return value
+
+
+def _flattened(value: Any) -> list[Any]:
+    return [v for part in value for v in _flattened(part)] if isinstance(value, list | tuple) else [value]
 
 
 def _knots(call: Call) -> dict[str, Any] | None:

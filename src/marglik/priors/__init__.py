@@ -6,5 +6,6 @@ from __future__ import annotations
 from marglik.priors.base import Prior, Term
 from marglik.priors.dense import Flat, Gaussian, Ridge
 from marglik.priors.effects import RandomEffects
+from marglik.priors.field import ReceptiveField
 
-__all__ = ["Flat", "Gaussian", "Prior", "RandomEffects", "Ridge", "Term"]
+__all__ = ["Flat", "Gaussian", "Prior", "RandomEffects", "ReceptiveField", "Ridge", "Term"]

@@ -101,6 +101,10 @@ class SmoothBasis(ABC):
     def design(self, x: Covariates) -> Float[Array, "n k"]:
         """b_j at each row, inside the range of the data or outside."""
 
+    def combined(self, x: Covariates, M: Float[Array, "k c"]) -> Float[Array, "n c"]:
+        """XM: combinations of the functions, where a basis can, without these functions."""
+        return self.design(x) @ M
+
     def extrapolates(self, covariate: int) -> bool:
         """Whether values of a covariate outside those of the data are beyond what the basis was made for."""
         return True
@@ -171,6 +175,14 @@ def mirror(c: Float[Array, "k"]) -> Float[Array, "k"]:
 def centred(X: Float[Array, "n k"], v: Float[Array, "k"] | None) -> Float[Array, "n k-1"]:
     """XZ, where Z is I − vvᵀ without its first column; X itself where v is None."""
     return X if v is None else (X - np.outer(X @ v, v))[:, 1:]
+
+
+def uncentred(M: Float[Array, "k-1 c"], v: Float[Array, "k"] | None) -> Float[Array, "k c"]:
+    """ZM, with the Z of `centred`."""
+    if v is None:
+        return M
+    padded = np.concatenate([np.zeros((1, M.shape[1])), M])
+    return padded - np.outer(v, v @ padded)
 
 
 def products(A: Float[Array, "n a"], B: Float[Array, "n b"]) -> Float[Array, "n ab"]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+    from marglik.smooths.base import Covariates
+
 
 def _roughness(knots: Float[Array, "k"], curvature: Float[Array, "k c"]) -> Float[Array, "c c"]:
     """∫f″² for f″ piecewise linear between its values γ at the knots.
@@ -71,7 +73,13 @@ class Cubic(NamedBasis):
         return CubicSpline(self.knots, np.eye(len(self.knots)), bc_type="natural")
 
     def design(self, x):
-        return extended(self._curve, lambda at: self._curve(at, 1), x[0], self.knots[0], self.knots[-1])
+        return self._values(self._curve, x)
+
+    def combined(self, x, M):
+        return self._values(CubicSpline(self.knots, M, bc_type="natural"), x)
+
+    def _values(self, curve: CubicSpline, x: Covariates) -> Float[Array, "n c"]:
+        return extended(curve, lambda at: curve(at, 1), x[0], self.knots[0], self.knots[-1])
 
     @cached_property
     def penalties(self):

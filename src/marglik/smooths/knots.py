@@ -18,7 +18,7 @@ def placed(x: Float[Array, "n"], k: int, asked: Asked) -> Float[Array, "k"]:
     """Knots at k evenly spaced quantiles of the distinct values of x, from the smallest to the largest."""
     values = np.unique(x)
     check_distinct(len(values), k, asked)
-    return np.quantile(values, np.linspace(0, 1, k))
+    return np.interp(np.linspace(0, len(values) - 1, k), np.arange(len(values)), values)
 
 
 def check_distinct(n_values: int, k: int, asked: Asked) -> None:

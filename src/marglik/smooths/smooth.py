@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marglik.smooths.base import SmoothBasis, centred, mirror, scaled
+from marglik.smooths.base import SmoothBasis, centred, mirror, scaled, uncentred
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -79,7 +79,18 @@ class Smooth:
 
     def design(self, data: Mapping[str, Any]) -> Float[Array, "n c"]:
         """X at the data of the fit, or at new ones."""
-        X = centred(self.basis.design([np.asarray(data[name]) for name in self.names]), self.constraint)
+        return self._times_by(centred(self.basis.design(self._covariates(data)), self.constraint), data)
+
+    def parts(self, data: Mapping[str, Any]) -> tuple[Float[Array, "n f"], Float[Array, "n r"]]:
+        """XN, and the XR_i side by side."""
+        M = uncentred(np.column_stack([self.null, *self.roots]), self.constraint)
+        both = self._times_by(self.basis.combined(self._covariates(data), M), data)
+        return both[:, : self.null_dimension], both[:, self.null_dimension :]
+
+    def _covariates(self, data: Mapping[str, Any]) -> list[Array]:
+        return [np.asarray(data[name]) for name in self.names]
+
+    def _times_by(self, X: Float[Array, "n c"], data: Mapping[str, Any]) -> Float[Array, "n c"]:
         if self.by is None:
             return X
         by = np.asarray(data[self.by])
