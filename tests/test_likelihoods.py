@@ -449,6 +449,19 @@ FAULTS = {
         ),
         r"theta_derivatives in 'sd\(noise\)'",
     ),
+    "average": (
+        _changed(P, averaged=lambda y, eta, v, theta: P.averaged(y, eta, v * 1.001, theta)),
+        r"entry 0 of averaged and averaged_theta is not the mean over η",
+    ),
+    "average of a derivative in theta": (
+        _changed(
+            G,
+            averaged_theta=lambda y, eta, v, theta: [
+                (a, b, c * (1 + 1e-5)) for a, b, c in G.averaged_theta(y, eta, v, theta)
+            ],
+        ),
+        r"entry 6 of averaged and averaged_theta is not the mean over η",
+    ),
     "number of derivatives in theta": (
         _changed(G, theta_derivatives=lambda y, eta, theta: []),
         "theta_derivatives must be three arrays for each of 1",

@@ -12,6 +12,8 @@ MODULES = {
     "w5": "w5_mixed",
     "w6": "w6_glmm",
     "w6-logistic": "w6_logistic",
+    "w7": "w7_smooths",
+    "full-bayes": "full_bayes",
 }
 
 

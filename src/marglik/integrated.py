@@ -20,7 +20,6 @@ from marglik.integration import MOST, Improper, Nodes, composite, grid, importan
 from marglik.learn import Located, Objective
 from marglik.model import LinearModel
 from marglik.newrows import rows_to_predict
-from marglik.posterior import TermPosterior
 from marglik.prediction import averaged, one_of
 from marglik.validate import Unsupported
 
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from marglik.fitted import Fit
     from marglik.model import Model
 
-KEPT = 50
-"""Values of θ at which weights are looked at."""
+KEPT, SLIGHT = 50, 1e-5
+"""Values of θ at which weights are looked at; those with a smaller share of the largest weight are not."""
 CORRELATION = Interval(-1.0, 1.0)
 BEYOND = 12.0
 """How far out on the logarithmic scale the tail of a prior that is not proper is tried."""
@@ -289,23 +288,20 @@ class Integrated:
     @cached_property
     def _places(self) -> tuple[Float[Array, "J k"], Float[Array, "J"]]:
         """Values of θ that stand for all, and their weights."""
-        x, w = self.nodes.x, self.nodes.weights
-        if len(w) <= KEPT:
-            keep = w > 1e-8
-            x, w = x[keep], w[keep] / w[keep].sum()
-        else:
+        keep = self.nodes.weights > SLIGHT * self.nodes.weights.max()
+        x, w = self.nodes.x[keep], self.nodes.weights[keep]
+        if len(w) > KEPT:
             edges = np.cumsum(w)
             picked = np.searchsorted(edges, (np.arange(KEPT) + 0.5) / KEPT * edges[-1])
-            chosen, counts = np.unique(picked, return_counts=True)
-            x, w = x[chosen], counts / KEPT
-        theta = [self.density.theta(one) for one in x]
-        return np.array(theta), w
+            chosen, w = np.unique(picked, return_counts=True)
+            x = x[chosen]
+        return np.array([self.density.theta(one) for one in x]), w / w.sum()
 
     @cached_property
-    def _posteriors(self) -> list[TermPosterior]:
+    def _fits(self) -> list[Fit]:
         if not isinstance(self.fit.model, LinearModel):
             raise Unsupported("The sites of a program are integrated by fit.nuts(); here only its hyperparameters are.")
-        return [self._at(theta).posterior for theta in self._places[0]]  # type: ignore[misc]
+        return [self._at(theta) for theta in self._places[0]]
 
     def _at(self, theta: Float[Array, "k"]) -> Fit:
         """The fit with θ held there.
@@ -316,8 +312,14 @@ class Integrated:
         none, method = np.zeros(len(theta), bool), self.fit.evidence_method
         method = method if method.exact else Variational()
         objective = Objective(method, self.density.model)
-        place = Located(objective, theta[None], none)
+        place = Located(objective, theta[None], none, warm=self._warm)
         return replace(self.fit, model=self.density.model, evidence_method=method, optimum=place, objective=objective)
+
+    @cached_property
+    def _warm(self) -> Any:
+        if self.fit.evidence_method.exact:
+            return None
+        return evaluate(Variational(), self.density.model, self.density.base[None]).posterior
 
     def _mixture(self, means: list[Array], sds: list[Array]) -> dict[str, Array]:
         w = self._places[1]
@@ -332,7 +334,7 @@ class Integrated:
         """Flat weights: ``mean, sd, lower, upper`` (95 %)."""
         import pandas as pd
 
-        tables = [self._at(theta).fixed_effects for theta in self._places[0]]
+        tables = [fit.fixed_effects for fit in self._fits]
         parts = self._mixture([t["estimate"].to_numpy() for t in tables], [t["se"].to_numpy() for t in tables])
         return pd.DataFrame(parts, index=tables[0].index)
 
@@ -340,7 +342,7 @@ class Integrated:
         """Posterior means of a grouping factor's weights; ``.attrs`` has ``sd``, ``lower`` and ``upper``."""
         import pandas as pd
 
-        tables = [self._at(theta).random_effects(group) for theta in self._places[0]]
+        tables = [fit.random_effects(group) for fit in self._fits]
         parts = self._mixture([t.to_numpy() for t in tables], [t.attrs["sd"].to_numpy() for t in tables])
         frames = {key: pd.DataFrame(v, index=tables[0].index, columns=tables[0].columns) for key, v in parts.items()}
         out = frames.pop("mean")
@@ -367,7 +369,7 @@ class Integrated:
         model, (theta, w) = self.density.model, self._places
         assert isinstance(model, LinearModel)
         rows = rows_to_predict(model, self.fit.source, new, include, "population")
-        etas = [posterior.linear_predictor(rows) for posterior in self._posteriors]
+        etas = [fit.posterior.linear_predictor(rows) for fit in self._fits]  # type: ignore[attr-defined]
         m, s = np.array([eta for eta, _ in etas]), np.sqrt([variance for _, variance in etas])
         own = theta[:, model.n_prior_theta :]
 
@@ -392,7 +394,7 @@ class Integrated:
         for j in np.flatnonzero(counts):
             reported = self.density.names.report(theta[j][None])[0]
             own = {name: np.full(counts[j], v) for name, v in zip(self.density.names.reported, reported, strict=True)}
-            drawn = self._posteriors[j].sample(int(counts[j]), int(rng.integers(2**31)))
+            drawn = self._fits[j].posterior.sample(int(counts[j]), int(rng.integers(2**31)))
             parts.append({**own, **drawn})
         order = rng.permutation(n)
         return {key: np.concatenate([part[key] for part in parts])[order] for key in parts[0]}

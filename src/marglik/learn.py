@@ -242,7 +242,9 @@ SADDLE = 1e-6
 """Curvature in φ, in nats, above which a point where the evidence does not rise is no maximum."""
 SINKING, SINK = 0.3, 0.25
 """Below this fraction of its natural size, a positive coordinate whose Newton step falls by more goes to zero: if the
-evidence is quadratic in its square it has no maximum inside, and Newton's steps in φ would be −½ each for ever."""
+evidence is linear in its square it has no maximum inside, and Newton's steps in φ would be −½ each for ever."""
+SUNK = 1e-7
+"""It has arrived when the evidence falls by less, in nats, as φ rises: half of that is then left to gain."""
 CRAWL, CRAWLS = 1e-7, 4
 """So many steps in a row that promise less than this, in nats, are a crawl along a curved ridge."""
 
@@ -331,16 +333,14 @@ def _climb(
         if rough and gain[0] < 4 * NEGLIGIBLE:
             hessian, rough = objective.at(theta, free, warm)[2], False
             step, gain, newton = _newton_step(gradient, hessian, free, radius, objective.slack)
-        if V == 1:
-            sinking = free & vanishing & (theta < SINKING * objective.units) & (gradient < 0) & (step < -SINK)
-            gain = gain - np.where(sinking, gradient / 4, 0).sum(axis=1)
-            left = (
-                np.log(np.maximum(np.abs(gradient), 1e-300) / (2 * NEGLIGIBLE)) / 2
-            )  # to where nothing is to be gained
-            step = np.where(sinking, np.minimum(step, -np.minimum(radius[:, None], left)), step)
+        sinking = free & vanishing & (theta < SINKING * objective.units) & (gradient < 0) & (step < -SINK) & (V == 1)
+        gain = gain - np.where(sinking, gradient / 4, 0).sum(axis=1)
+        left = np.log(np.maximum(-gradient, 1e-300) / SUNK) / 2
+        step = np.where(sinking, -np.clip(left, SINK, radius[:, None]), step)
         length = np.abs(step).max(axis=1, initial=0)
         done = (length < STEP) & newton | ~free.any(axis=1)
         running = free & endless & (np.abs(step) > 1e-3) & (gain < NEGLIGIBLE * 4)[:, None]
+        running |= sinking & (gradient > -SUNK)
         stuck = (gain < 1e-13 * (1 + np.abs(value))) & ~done & ~running.any(axis=1) & newton
         limit |= running
         free &= ~running

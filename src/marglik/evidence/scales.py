@@ -51,6 +51,8 @@ FAINT = 1e-26
 """Least variance of the noise, next to what scales add along a column: its root is a hundred times rounding."""
 FEW_SCALES, FEW_COLUMNS = 4, 200
 """Up to so many, every subset of the scales is a start."""
+HOPELESS = 30.0
+"""So many nats below another start of its target one is given up."""
 GATHERED, ALONE = True, False
 SHARED = 16
 """From so many targets on, they set out together."""
@@ -252,11 +254,18 @@ class _Ascent:
         on[kept], on[-1] = True, True
         return np.where(on, variances, 0.0)
 
-    def best_of(self, starts: list[Float[Array, "V k"]], targets: Array, scored: tuple[bool, ...]) -> Local:
+    def best_of(
+        self,
+        starts: list[Float[Array, "V k"]],
+        targets: Array,
+        scored: tuple[bool, ...],
+        known: Float[Array, "V"] | float = -np.inf,
+    ) -> Local:
         """The best of what is reached from each start."""
         S, V = len(starts), len(targets)
         all_targets = np.tile(targets, S)
-        found = self.climbed(self.joined(np.concatenate(starts), all_targets), all_targets, scored)
+        known = np.tile(known, S) if np.ndim(known) else known
+        found = self.climbed(self.joined(np.concatenate(starts), all_targets), all_targets, scored, known)
         return _part(found, found.value.reshape(S, V).argmax(axis=0) * V + np.arange(V))
 
     def flipped(self, best: Local, targets: Array) -> Local:
@@ -272,7 +281,7 @@ class _Ascent:
                 opened = trial[:, -1] / size if k < len(self.sizes) else (trial[:, :-1] * self.sizes).max(axis=1)
                 trial[:, k] = np.where(trial[:, k] > 0, 0.0, opened)
                 trials.append(self.kept_noise(trial))
-            found = self.best_of(trials, targets[going], scored=())
+            found = self.best_of(trials, targets[going], scored=(), known=now.value)
             gained = found.value > now.value + LEAST
             _put(best, going[gained], _part(found, gained))
             going = going[gained]
@@ -294,19 +303,25 @@ class _Ascent:
         """How many directions each variance could take; none for a noise that cannot be zero."""
         return self.counts * np.append(np.ones(len(self.held) - 1), 0.1 if self.noiseless else 0.0)
 
-    def climbed(self, here: Local, targets: Array, scored: tuple[bool, ...]) -> Local:
+    def climbed(
+        self, here: Local, targets: Array, scored: tuple[bool, ...], known: Float[Array, "V"] | float = -np.inf
+    ) -> Local:
         """Newton's method within trust regions, until no step and no scale that is zero gains.
 
-        Before that, steps of Fisher's scoring, each target by itself or many at a place.
+        Before that, steps of Fisher's scoring, each target by itself or many at a place. A start that lies far below
+        another of its target, or below what is known to be reached, climbs no further.
         """
         V, most = len(targets), self.most
         radius = np.full(V, RADIUS)
+        going = self._hopeful(here, targets, np.arange(V), known)
         for gathered in scored:
-            trial = np.where(self.free, _scored(here, self.free), self.held)
+            now = _part(here, going)
+            trial = np.where(self.free, _scored(now, self.free), self.held)
             if gathered and self.rescales:
                 trial = _gathered(trial, self.sizes, V // 8)
-            here = _better(self.joined(trial, targets), here)
-        going = np.flatnonzero(np.isfinite(here.value))
+            _put(here, going, _better(self.joined(trial, targets[going]), now))
+            going = self._hopeful(here, targets, going, known)
+        going = going[np.isfinite(here.value[going])]
         for _ in range(MAX_ROUNDS):
             now = _part(here, going)
             step, gain = _newton(now, self.free, most, radius[going])
@@ -328,6 +343,12 @@ class _Ascent:
             _put(here, going[better], _part(there, better))
             going = going[better | (r > 1e-8)]
         return here
+
+    def _hopeful(self, here: Local, targets: Array, going: Array, known: Float[Array, "V"] | float) -> Array:
+        """Those that lie no further than `HOPELESS` below the best of their target."""
+        best = np.full(targets.max(initial=-1) + 1, -np.inf)
+        np.fmax.at(best, targets, np.fmax(here.value, known))
+        return going[~(here.value[going] < best[targets[going]] - HOPELESS)]
 
     def kept_noise(self, variances: Float[Array, "V k"]) -> Float[Array, "V k"]:
         """With a noise, if any, that rounding does not swamp."""

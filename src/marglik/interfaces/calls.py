@@ -51,6 +51,8 @@ class Call:
     def columns(self) -> tuple[str, ...]:
         """What is made of columns: the arguments, and the column that multiplies the term."""
         by = self.options.get("by", "None")
+        if not re.fullmatch(NAME, by.strip("'\"")):
+            raise BadFormula(f"{self.written!r} has by={by}, but what multiplies a term is a column. Name one.")
         return self.arguments if by == "None" else (*self.arguments, by.strip("'\""))
 
     def known(self, names: Sequence[str]) -> None:

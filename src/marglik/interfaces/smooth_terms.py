@@ -117,6 +117,10 @@ class SmoothTerm(Special):
     def variables(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.covariates.variables
 
+    @property
+    def scales(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.smooth.scales
+
     def new(self, table, n, new_levels):
         values = self.covariates.values(table, n)
         for name, column in values.items():
@@ -135,7 +139,7 @@ class SmoothTerm(Special):
                     f"{name!r} has levels that were not in the fit: {listed(unseen)}. Use new_levels='population' to "
                     "predict them with an effect of zero."
                 )
-        return Columns(*_parted(self.smooth, self.smooth.design(values)))
+        return Columns(*self.smooth.parts(values))
 
     def outside(self, table, n):
         out = []
@@ -173,8 +177,6 @@ def terms(call: Call, table: Table, n: int, settings: Mapping[str, Any]) -> tupl
     """The smooths of a call: one, or one for each level of its ``by``."""
     call.known(OPTIONS[call.kind])
     by = call.options.get("by")
-    if by is not None and not is_name(by.strip("'\"")):
-        raise BadFormula(f"{call.written!r} has by={by}, but what multiplies a smooth is a column. Name one.")
     by = None if by in (None, "None") else by.strip("`'\"")
     covariates = Covariates(call.arguments, by, call.written)
     if call.kind != "s" and len(call.arguments) < 2:
@@ -197,7 +199,7 @@ def terms(call: Call, table: Table, n: int, settings: Mapping[str, Any]) -> tupl
 def _term(
     smooth: Smooth, covariates: Covariates, values: Mapping[str, Array], seen: Mapping[str, Any], raw: Mapping[str, Any]
 ) -> SmoothTerm:
-    flat, own = _parted(smooth, smooth.design(values))
+    flat, own = smooth.parts(values)
     names = [f"{smooth.label}.{smooth.null.shape[1] + i + 1}" for i in range(own.shape[1])]
     widths = [root.shape[1] for root in smooth.roots]
     if len(widths) == 1:
@@ -205,11 +207,6 @@ def _term(
     else:
         ridge = Ridge(own, names, label=smooth.label, groups=np.repeat(np.arange(len(widths)), widths), scales=smooth.scales)
     return SmoothTerm(smooth, covariates, flat, ridge, seen, raw)
-
-
-def _parted(smooth: Smooth, X: Array) -> tuple[Array, Array]:
-    """XN and the XR_i side by side."""
-    return X @ smooth.null, X @ np.column_stack(smooth.roots)
 
 
 def _option(call: Call, name: str) -> Any:

@@ -55,6 +55,8 @@ class Special(ABC):
         Its weights with hyperparameters.
     flat : (n, f)
         Columns of weights that are flat, which the model's one flat term takes in.
+    scales
+        Names of the hyperparameters that are scales of penalties.
     notes
         What a user should know of choices made for them.
     """
@@ -63,6 +65,7 @@ class Special(ABC):
     variables: tuple[str, ...]
     term: Term
     flat: Float[Array, "n f"]
+    scales: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -49,6 +49,10 @@ class Gamma(Likelihood):
         second = -k * (1 + above)
         return k * above, second, -second
 
+    def expected_information(self, eta, theta):
+        """k, whatever μ is."""
+        return np.full(np.shape(eta), theta[0], float)
+
     def theta_derivatives(self, y, eta, theta):
         (k,) = theta
         log_z = log(y) - eta

@@ -61,6 +61,9 @@ class Term(ABC):
     kernel
         True where columns are dense and their weights correlated: the factor is a whole matrix (c, c). Neither flat
         nor grouped.
+    covaries
+        True where the covariance of dense weights is not a scale times a fixed matrix, one scale a column:
+        the evidence of Gaussian models then takes `covariance` and its derivatives in θ.
     """
 
     registry: ClassVar[dict[str, type[Term]]] = {}
@@ -68,6 +71,7 @@ class Term(ABC):
     flat: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
     kernel: ClassVar[bool] = False
+    covaries: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         Term.registry[re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()] = cls
@@ -124,6 +128,18 @@ class Term(ABC):
     @abstractmethod
     def factor_jvp(self, theta: Float[Array, "k"], direction: Float[Array, "k"]) -> Array:
         """Σ_k ∂L/∂θ_k direction_k, of the shape of `factor`."""
+
+    def covariance(self, theta: Float[Array, "k"]) -> Array:
+        """Σ(θ) = L Lᵀ of a term that `covaries`: its diagonal (c,) where the factor is diagonal, else (c, c)."""
+        raise NotImplementedError(f"{type(self).__name__} does not vary its covariance: its factor says all.")
+
+    def covariance_tangents(self, theta: Float[Array, "k"]) -> Array:
+        """∂Σ/∂θ_k, (k, c) or (k, c, c)."""
+        raise NotImplementedError(f"{type(self).__name__} does not vary its covariance: its factor says all.")
+
+    def covariance_curvatures(self, theta: Float[Array, "k"]) -> Array:
+        """∂²Σ/∂θ_k∂θ_l, (k, k, c) or (k, k, c, c)."""
+        raise NotImplementedError(f"{type(self).__name__} does not vary its covariance: its factor says all.")
 
     @abstractmethod
     def units(self) -> Float[Array, "k"]:

@@ -14,6 +14,8 @@ import numpy as np
 
 from marglik.hyperparameters import Positive
 from marglik.model import LinearModel
+from marglik.report.smooth_plots import draw as draw_smooths
+from marglik.report.smooth_plots import drawable
 from marglik.report.text import decimals, fixed, number, shortened
 from marglik.report.text import held as held_of
 from marglik.report.text import title as title_of
@@ -63,8 +65,8 @@ def overview(fit: Fit, path: str | Path | None = None) -> Any:
     """Draw a fit.
 
     Hyperparameters and fixed effects with 95 % intervals; the levels of a grouping factor, or the weights of
-    a ridge term, with theirs; and the fitted lines over the data, level by level, for one numeric covariate
-    and a factor of at most 30 levels. For several targets, how the estimates spread over them.
+    a ridge term, with theirs; smooths as curves or maps; and the fitted lines over the data, level by level, for one
+    numeric covariate and a factor of at most 30 levels. For several targets, how the estimates spread over them.
 
     Parameters
     ----------
@@ -154,10 +156,13 @@ def _compose(fit: Fit, figure: Any) -> None:
         return _draw_targets(fit, figure)
     estimates = [_panel(rows) for rows in _estimates(fit)]
     lines, telling = _telling(fit)
+    smooths = drawable(fit)
     if lines is None and not telling:
         return _stack(figure, estimates)
     left, right = figure.subfigures(1, 2, width_ratios=(1.35, 1))
-    if lines is not None:
+    if smooths:
+        draw_smooths(fit, smooths, left)
+    elif lines is not None:
         lines.draw(left)
     else:
         telling.pop(0).draw(left.subplots())
@@ -187,7 +192,9 @@ def _telling(fit: Fit) -> tuple[Lines | None, list[Panel]]:
     if not isinstance(model, LinearModel):
         sites = _sites(fit)
         return None, [_panel(sites)] if sites.rows else []
-    terms = sorted((t for t in model.prior if not t.flat), key=lambda t: not t.grouped)
+    smooths = drawable(fit)
+    terms = [t for t in model.prior if not t.flat and t.label not in smooths]
+    terms.sort(key=lambda t: not t.grouped)
     panels = [_panel(_levels(fit, t) if t.grouped else _weights(fit, t)) for t in terms]
     return Lines.of(fit), [*panels, Panel(10, lambda ax: _draw_fitted(fit, ax))]
 
@@ -234,7 +241,7 @@ def _estimates(fit: Fit) -> list[Rows]:
         if rows:
             what = "Correlations" if set(shown) <= correlations else "Hyperparameters"
             out.append(Rows(f"{what}, 95 % intervals", rows, log=log, centre=None if log else 0.0))
-    if isinstance(fit.model, LinearModel) and fit.model.n_flat:
+    if isinstance(fit.model, LinearModel) and len(fit.fixed_effects):
         out.append(_fixed_effects(fit))
     return out
 
@@ -466,7 +473,9 @@ class Lines:
         from marglik.interfaces.formula import FormulaSource
 
         source = fit.source
-        if not isinstance(source, FormulaSource) or source.formula.penalised or len(source.formula.grouping) != 1:
+        if not isinstance(source, FormulaSource) or len(source.formula.grouping) != 1:
+            return None
+        if source.formula.penalised or source.formula.calls:
             return None
         (factor,) = source.factors.values()
         group, levels = source.formula.grouping[0].group, factor.levels

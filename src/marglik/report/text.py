@@ -85,10 +85,38 @@ def tables(fit: Fit) -> list[Table]:
     """The fit's tables: hyperparameters and fixed effects; quantiles where there are many targets."""
     if fit._many:
         return [_over_targets(fit)]
-    out = [_estimates("Hyperparameters", fit.hyperparameters, held(fit))]
+    out = [*_smooths(fit), _estimates("Hyperparameters", fit.hyperparameters, held(fit))]
     if isinstance(fit.model, LinearModel) and fit.model.n_flat:
         out.append(_estimates("Fixed effects", fit.fixed_effects, ()))
     return [table for table in out if table.rows]
+
+
+def _smooths(fit: Fit) -> list[Table]:
+    """Smooths with their edf, and a smoothing parameter for each penalty."""
+    from marglik.interfaces.formula import FormulaSource
+
+    if not isinstance(fit.source, FormulaSource):
+        return []
+    estimates = fit.hyperparameters["estimate"]
+    gaussian = fit._linear.likelihood.gaussian
+    noise = float(estimates["sd(noise)"]) if gaussian else 1.0
+    rows = []
+    for label, term in fit.source.special.items():
+        edf = fixed(float(fit.edf[label]), 2)
+        for i, name in enumerate(term.scales):
+            sd = float(estimates[name])
+            sp = number(noise**2 / sd**2) if sd else fixed(np.inf, 0)
+            part = label if len(term.scales) == 1 else name[3:-1]
+            rows.append((shortened(part), "" if i else edf, number(sd), sp))
+    columns = [aligned(list(cells)) for cells in zip(*(row[1:] for row in rows), strict=True)]
+    what = "sd(noise)²/sd²" if gaussian else "1/sd²"
+    return [
+        Table(
+            ("Smooths", "edf", "sd", "smoothing parameter"),
+            tuple(zip((row[0] for row in rows), *columns, strict=True)) if rows else (),
+            f"smoothing parameters are {what}, for penalties scaled as mgcv scales them",
+        )
+    ]
 
 
 def title(fit: Fit) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.polynomial.hermite_e import hermegauss
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, kolmogorov, logit
 
@@ -31,9 +32,10 @@ def check_likelihood(
     """Check that a likelihood is a density and that all it says of itself is true.
 
     The density sums (or integrates) to one; `mean` and `variance` are its moments; `derivatives`,
-    `theta_derivatives` and `expected_information` equal differences and averages; `deviance` is zero at the likeliest
-    η; `sample` follows the density; ``concave`` and ``gaussian`` hold; ``outcomes`` refuses what is no outcome and
-    nothing else; `start` and `start_theta` can be used. What a likelihood does not say is left out.
+    `theta_derivatives` and `expected_information` equal differences and averages; `averaged` and `averaged_theta`, if
+    there are any, are averages over η; `deviance` is zero at the likeliest η; `sample` follows the density; ``concave``
+    and ``gaussian`` hold; ``outcomes`` refuses what is no outcome and nothing else; `start` and `start_theta` can be
+    used. What a likelihood does not say is left out.
 
     Parameters
     ----------
@@ -76,6 +78,7 @@ def check_likelihood(
                 _check_moments(likelihood, law, value, point, where)
                 _check_draws(law, draws, where)
             _check_starts(likelihood, draws[:50], where)
+            _check_averages(likelihood, draws[:8], value, point, where)
 
 
 def _said(method: Callable[..., Array], *arguments: object) -> Array | None:
@@ -254,6 +257,26 @@ def _check_slopes(likelihood: Likelihood, y: Array, eta: float, theta: Array, wh
         numeric = derivative(lambda t, unit=unit: orders(at, theta + t * unit))  # type: ignore[misc]
         what = f"{where}: theta_derivatives in {h.name!r} (of order 0, 1, 2 in η) differ from differences"
         agree(np.array(one) * powers[:3] * unit.sum(), numeric, 1e-7, what, 1 + np.abs(numeric))
+
+
+def _check_averages(likelihood: Likelihood, y: Array, eta: float, theta: Array, where: str) -> None:
+    """Closed forms against Gauss–Hermite quadrature, at one standard deviation that is small and one that is not."""
+    nodes, weights = hermegauss(60)
+    for sd in (0.1, 1.2):
+        given = y, np.full(len(y), eta), np.full(len(y), sd**2), theta
+        at = eta + sd * nodes[:, None]
+        closed, own = likelihood.averaged(*given), likelihood.averaged_theta(*given)
+        found, wide = list(closed or []), []
+        if closed is not None:
+            wide += [likelihood.log_kernel(y, at, theta), *likelihood.derivatives(y, at, theta)]
+        if own is not None:
+            found += [d for one in own for d in one]
+            wide += [d for one in likelihood.theta_derivatives(y, at, theta) for d in one]
+        for i, (said, integrand) in enumerate(zip(found, wide, strict=True)):
+            integrand = np.broadcast_to(integrand, (len(nodes), len(y)))
+            mean, size = (weights @ x / weights.sum() for x in (integrand, np.abs(integrand)))
+            what = f"{where}: entry {i} of averaged and averaged_theta is not the mean over η ± {sd}"
+            agree(said, mean, 1e-9, what, 1 + size)
 
 
 def _check_deviance(likelihood: Likelihood, y: Array, eta: float, theta: Array, where: str) -> None:

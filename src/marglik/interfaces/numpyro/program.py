@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 """Draws whose densities are computed at a time."""
-MANY = 12
+MANY = 8
 """From so many directions on, H costs much more than a score."""
 DRAWS = 8
 """Draws from the prior from which a mode search may set out, where it cannot from zero."""
@@ -191,7 +191,7 @@ class Program(Model):
         """Around each site's prior median where it has a prior; around its initial value where it is a ``param``."""
         centre = self.densities.theta.start
         positive = np.array([isinstance(h.support, Positive) for h in self.hyperparameters], bool)
-        return np.where(positive, np.multiply.outer([0.2, 1.0, 5.0], centre), centre)
+        return np.where(positive, np.multiply.outer([0.3, 1.0, 3.0], centre), centre)
 
     def posterior(self, theta: Float[Array, "k"], joint: Gaussian) -> ProgramPosterior:
         """What is known of the latent sites, by name."""
