@@ -111,7 +111,10 @@ def methods() -> str:
     """What `method=` takes."""
     return table(
         ["`method=`", "what it does", "the integral itself", "a lower bound"],
-        ([f"`{name}`", first_sentence(kind), yes(kind.exact), yes(kind.bound)] for name, kind in EvidenceMethod.registry.items()),
+        (
+            [f"`{name}`", first_sentence(kind), yes(kind.exact), yes(kind.bound)]
+            for name, kind in EvidenceMethod.registry.items()
+        ),
     )
 
 

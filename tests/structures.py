@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from marglik.priors import Flat, Prior, RandomEffects, Ridge
+from marglik.priors import Flat, Prior, RandomEffects, Ridge, Smooth
 
 LEVELS = tuple("abcde")
 
@@ -21,6 +21,8 @@ def design(rng, n):
     crossed = RandomEffects(others, "xyz", np.column_stack([ones, X[:, 2]]), ("Intercept", "t"), group="h")
     banded = Ridge(X[:, 2:7], groups=[0, 1, 0, 1, 1], scales=["sd(a)", "sd(b)"], label="banded")
     ridge = Ridge(X[:, 2:5])
+    D = [[1, 0], [2, 0.5], [0.1, 1], [0, 2]]
+    product = Smooth(X[:, 2:6], D, ["sd(te: a)", "sd(te: b)"], "te")
     other = Ridge(3 * X[:, 5:], ["u", "v"], "sd(other)", "other")
     return {
         "flat": Prior((flat,)),
@@ -35,6 +37,8 @@ def design(rng, n):
         "two terms a factor": intercepts + flat + slopes_alone,
         "crossed": intercepts + RandomEffects(others, "xyz", group="h") + flat,
         "crossed slopes and bands": crossed + banded + slopes + flat,
+        "overlapping penalties": flat + product,
+        "overlapping penalties and slopes": other + product + flat + slopes,
     }
 
 

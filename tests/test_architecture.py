@@ -14,14 +14,14 @@ SOURCE = Path(marglik.__file__).parent
 TESTS = Path(__file__).parent
 
 LAYERS = [  # a module imports from layers before its own alone
-    {"", "bases", "hyperparameters", "linalg", "rows", "textbook", "validate"}
+    {"", "bases", "hyperparameters", "lags", "linalg", "roots", "rows", "textbook", "validate"}
     | {"likelihoods.averages", "likelihoods.numerical", "likelihoods.special"},
     {"columns", "interfaces", "report", "likelihoods.base", "likelihoods.links", "priors.base", "spectrum", "hyperpriors"}
-    | {"interfaces.data", "interfaces.factors", "interfaces.grammar", "interfaces.groups"},
+    | {"interfaces.calls", "interfaces.data", "interfaces.factors", "interfaces.groups"},
     {f"likelihoods.{outcomes}" for outcomes in ("binary", "counts", "positive", "proportions", "real")}
-    | {"smooths.base", "smooths.sampling", "priors.dense", "priors.effects"},
+    | {"interfaces.grammar", "smooths.base", "smooths.sampling", "priors.dense", "priors.effects", "priors.field", "priors.smooth"},
     {"likelihoods", "priors", "smooths.knots"},
-    {"expansion", "gram", "levels", "thin", "report.tour", "interfaces.designs"}
+    {"expansion", "gram", "levels", "components", "thin", "report.tour", "interfaces.designs", "interfaces.special"}
     | {f"smooths.{basis}" for basis in ("cubic", "p_spline", "random_effect", "thin_plate")},
     {"model", "interfaces.families", "interfaces.response", "smooths.smooth", "smooths.tensor"},
     {"posterior", "prediction", "projection", "simulation", "solvers", "smooths.terms"},
@@ -37,7 +37,7 @@ LAYERS = [  # a module imports from layers before its own alone
     {"learn"},
     {"profiles"},
     {"uncertainty"},
-    {"check", "intervals", "tables", "targets", "integration"},
+    {"check", "effects", "intervals", "tables", "targets", "integration"},
     {"fitted"},
     {"integrated"},
     {"fitting"},
@@ -49,8 +49,9 @@ LAYERS = [  # a module imports from layers before its own alone
     {"interfaces.numpyro.density"},
     {"interfaces.numpyro.posterior"},
     {"interfaces.numpyro.program"},
-    {"testing", "interfaces.formula", "interfaces.numpyro", "interfaces.sklearn"},
+    {"testing", "interfaces.formula", "interfaces.smooth_terms", "interfaces.numpyro", "interfaces.sklearn"},
     {"interfaces.classifier", "interfaces.front", "report.text", "saving"},
+    {"report.smooth_plots"},
     {"report.plots"},
     {"interfaces.cli"},
 ]

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from marglik.priors import Flat, Gaussian, Prior, RandomEffects, Ridge, Term
+from marglik.priors import Flat, Gaussian, Prior, RandomEffects, ReceptiveField, Ridge, Term
 from marglik.testing import check_prior, derivative
 
 rng = np.random.default_rng(3)
@@ -16,6 +16,7 @@ EXAMPLES = {
     "ridge": lambda c: Ridge(c * X),
     "random_effects": lambda c: RandomEffects(CODES, "wxyz", c * X[:, :2], ("u", "v"), "g"),
     "gaussian": lambda c: Gaussian(c * X, 0.3, COVARIANCE),
+    "receptive_field": lambda c: ReceptiveField(c * X, 3),
 }
 MORE = {
     "independent": lambda c: RandomEffects(CODES, "wxyz", c * X[:, :2], ("u", "v"), "g", correlated=False),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Smooths in formulas: published cases within their tolerances, and fits of mgcv 1.8-41 (tests/data/gam_formulas/make.R)."""
+"""Smooths in formulas: published cases, each at its tolerance, and fits of mgcv 1.8-41 (data/gam_formulas/make.R)."""
 
 import json
 from pathlib import Path
@@ -67,9 +67,7 @@ def test_score_and_fitted_values(pair):
     assert fit.converged
     np.testing.assert_allclose(-fit.log_evidence, theirs["score"], rtol=0, atol=1e-7)
     np.testing.assert_allclose(fit.predict()[:6], theirs["fitted"], rtol=1e-6)
-    np.testing.assert_allclose(
-        fit.fixed_effects["estimate"], list(theirs["parametric"].values()), rtol=0, atol=1e-6
-    )
+    np.testing.assert_allclose(fit.fixed_effects["estimate"], list(theirs["parametric"].values()), rtol=0, atol=1e-6)
 
 
 def test_smoothing_parameters(pair):

@@ -71,7 +71,7 @@ def cases(options: Options) -> Iterator[Case]:
 def draw(n: int, family: str) -> Arrays:
     """Gu and Wahba's four functions, the last of them zero."""
     rng = np.random.default_rng(7000 + n)
-    x0, x1, x2, x3 = X = rng.random((n, 4)).T.copy()
+    x0, x1, x2, _ = X = rng.random((n, 4)).T.copy()
     f = 2 * np.sin(np.pi * x0) + np.exp(2 * x1)
     f += 0.2 * x2**11 * (10 * (1 - x2)) ** 6 + 10 * (10 * x2) ** 3 * (1 - x2) ** 10
     y = f + 2 * rng.standard_normal(n) if family == "gaussian" else rng.poisson(np.exp(f / 8)).astype(float)

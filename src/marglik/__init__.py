@@ -15,6 +15,7 @@ _HOMES = {
     "fit": "marglik.interfaces.front",
     "load": "marglik.saving",
     "Fit": "marglik.fitted",
+    "lagged": "marglik.lags",
     "LogisticRidgeEB": "marglik.interfaces.classifier",
     "RidgeEB": "marglik.interfaces.sklearn",
     "LinearModel": "marglik.model",
@@ -22,6 +23,7 @@ _HOMES = {
     "Flat": "marglik.priors",
     "Ridge": "marglik.priors",
     "RandomEffects": "marglik.priors",
+    "ReceptiveField": "marglik.priors",
     "Gaussian": "marglik.likelihoods",
     "Poisson": "marglik.likelihoods",
     "half_cauchy": "marglik.hyperpriors",
@@ -39,11 +41,13 @@ __all__ = [
     "LogisticRidgeEB",
     "Poisson",
     "RandomEffects",
+    "ReceptiveField",
     "Ridge",
     "RidgeEB",
     "fit",
     "half_cauchy",
     "half_normal",
+    "lagged",
     "likelihoods",
     "load",
     "penalised_complexity",
@@ -59,9 +63,10 @@ if TYPE_CHECKING:
     from marglik.interfaces.classifier import LogisticRidgeEB
     from marglik.interfaces.front import fit
     from marglik.interfaces.sklearn import RidgeEB
+    from marglik.lags import lagged
     from marglik.likelihoods import Gaussian, Poisson
     from marglik.model import LinearModel
-    from marglik.priors import Flat, RandomEffects, Ridge
+    from marglik.priors import Flat, RandomEffects, ReceptiveField, Ridge
     from marglik.rows import InMemory
     from marglik.saving import load
 

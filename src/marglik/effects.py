@@ -28,13 +28,13 @@ STEP = 1e-3
 def effect(fit: Fit, label: str, at: Any, n: int | None, interval: float, hyperparameters: bool) -> DataFrame:
     """See `Fit.effect`."""
     if fit.source is None or not hasattr(fit.source, "effect_rows"):
-        raise Unsupported("effect is for smooths of formulas: 'y ~ s(x)'. For a model of arrays use predict(include=…).")
+        raise Unsupported("effect is for smooths of formulas, 'y ~ s(x)'. A model of arrays has predict(include=…).")
     if not 0 < interval < 1:
         raise ValueError(f"interval must be a probability between 0 and 1, such as 0.95, not {interval!r}.")
     if n is not None and (isinstance(n, bool) or n != int(n) or n < 2):
         raise ValueError(f"n must be a whole number of points, 2 or more, not {n!r}.")
     shown, rows = fit.source.effect_rows(label, at, n)
-    centre, variance = fit._terms("smooths").linear_predictor(rows)
+    centre, variance = fit._linear_predictor(fit._terms("smooths"), rows)
     if centre.ndim > 1:
         raise ValueError("effect is for one target at a time; take fit.target(v).")
     if hyperparameters:

@@ -172,9 +172,16 @@ class RowSums:
         """W = −∂²log p/∂η²."""
         return -self._derivatives[1]
 
+    @property
+    def _even(self) -> bool:
+        """Whether W is a multiple of I: the Gram matrix of the columns is then made once for all θ."""
+        return self.model.likelihood.gaussian and self.likelihood is self.model.likelihood
+
     @cached_property
     def gram(self) -> Arrow:
         """XᵀWX."""
+        if self._even:
+            return self.model.unit_gram.times(float(self.weights[0]))
         return self.model.columns.gram(self.weights, self.model.rows)
 
     @cached_property
@@ -206,6 +213,10 @@ class RowSums:
     def curvature_vjp(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "l"]]:
         """Derivatives of ⟨C, XᵀWX⟩ through W: in w and in those same coordinates of θ."""
         c, m = self.model.columns, self.model
+        if self._even:  # W moves with σ alone
+            slopes = [float(d[0]) for _, _, d in self._own_derivatives]
+            total = C.inner(m.unit_gram)
+            return np.zeros_like(self.w), np.array([-d * total for d in slopes] + [0.0] * len(self._gamma))
         leverage = c.quadratic(C, m.rows)
         slope = -self._derivatives[2] * leverage
         own = [-float(d @ leverage) for _, _, d in self._own_derivatives]
@@ -407,10 +418,10 @@ class LinearExpansion(Expansion):
             rest = rest - stacked(V[:, :, :d]).T @ stacked(np.linalg.solve(inner, V))
         GT = T.right(rest)
         Q = rest[:, :d] - GT @ C.border @ GT.T
-        own, moved = T.head(d, n_outer), []
+        own, moved = T.head(d, n_outer).right(np.eye(d)), []
         for _, dot in self._factor_slopes:
-            slope = dot.head(d, n_outer)
-            moved.append(own.right(slope.right(Q), transposed=True) + slope.right(own.right(Q), transposed=True))
+            half = dot.head(d, n_outer).right(own, transposed=True)  # TṪᵀ
+            moved.append(Q @ (half + half.T))
         return np.array([[np.vdot(a, b.T) / 2 for b in moved] for a in moved])
 
     def row_slopes(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "l"]]:

@@ -374,7 +374,8 @@ class Fit:
         ValueError
             There is no such factor.
         """
-        return tables.random_effects(self._linear, self._terms("random effects"), group)
+        posterior = self._terms("random effects")
+        return tables.random_effects(self._linear, posterior.mean, {"sd": posterior.sd}, group)
 
     @cached_property
     def edf(self) -> Any:
@@ -434,7 +435,14 @@ class Fit:
         one_of("new_levels", new_levels, ("population", "raise"))
         rows = rows_to_predict(model, self.source, new, include, new_levels)
         own = self.optimum.theta[:, model.n_prior_theta :].T
-        return predicted(model.likelihood, own, posterior.linear_predictor(rows), interval, scale, average)
+        return predicted(model.likelihood, own, self._linear_predictor(posterior, rows), interval, scale, average)
+
+    def _linear_predictor(self, posterior: TermPosterior, rows: NewRows) -> tuple[Array, Array]:
+        """Mean and variance of η, that of levels which were not seen included."""
+        eta, variance = posterior.linear_predictor(rows)
+        for term, theta in self._linear.term_theta(self.optimum.theta[0]) if rows.unseen else ():
+            variance = variance + rows.unseen.get(term.label, 0.0) * (term.factor(theta)[0] ** 2 if len(theta) else 0.0)
+        return eta, variance
 
     def effect(
         self, label: str, at: Any = None, n: int | None = None, interval: float = 0.95, hyperparameters: bool = False
@@ -519,7 +527,7 @@ class Fit:
         >>> fit = marglik.fit("y ~ 1 + (1 | g)", data)
         >>> whole = fit.integrate_hyperparameters(prior={"sd(Intercept | g)": marglik.half_normal(2.0)})
         >>> whole.prior
-        {'sd(Intercept | g)': 'halfnorm(scale=2.0)', 'sd(noise)': 'flat'}
+        {'sd(Intercept | g)': 'halfnorm(scale=2)', 'sd(noise)': 'flat'}
         >>> bool(whole.fixed_effects.loc["Intercept", "sd"] > fit.fixed_effects.loc["Intercept", "se"])
         True
         """

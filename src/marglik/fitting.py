@@ -36,7 +36,7 @@ def fit_model(
     *,
     method: str = "auto",
     fixed: Mapping[str, float] | None = None,
-    hyperprior: Mapping[str, Any] | None = None,
+    hyperprior: Mapping[str, Any] | bool | None = None,
     restarts: int = 0,
     seed: int = 0,
     points: int | None = None,
@@ -104,7 +104,7 @@ def _fit_each(
 
 
 def _prepare(
-    model: Model, method: EvidenceMethod, fixed: Mapping[str, float] | None, hyperprior: Mapping[str, Any] | None
+    model: Model, method: EvidenceMethod, fixed: Mapping[str, float] | None, hyperprior: Mapping[str, Any] | bool | None
 ) -> tuple[learn.Objective, Array, Array]:
     h = model.hyperparameters
     base = np.array([0.0 if x.triangle is not None else 1.0 for x in h])
@@ -112,7 +112,14 @@ def _prepare(
     free = ~_held(h, fixed) if fixed else np.array([True] * len(h), bool)
     if isinstance(model, LinearModel):
         _check_learnable(model, {x.name for x, f in zip(h, free, strict=True) if f})
-    objective = learn.Objective(method, model, hyperprior or {})
+    objective = learn.Objective(method, model, {} if hyperprior is True else hyperprior or {})
+    if hyperprior is True:
+        if model.log_hyperprior is None:
+            raise ValueError(
+                "hyperprior=True adds the priors of the sites in hyper=[…] of a program, and this model has none. Give "
+                "log densities by name: hyperprior={'sd(noise)': scipy.stats.gamma(2)}."
+            )
+        objective = learn.Objective(method, model, log_prior=model.log_hyperprior)
     for name in objective.hyperprior:
         if name in h.reported and name not in h.names:
             raise ValueError(

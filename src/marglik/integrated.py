@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from marglik import tables
 from marglik.evidence import evaluate
 from marglik.evidence.variational import Variational
 from marglik.hyperparameters import Hyperparameters, Interval, Positive, Support
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from marglik.fitted import Fit
     from marglik.model import Model
 
-KEPT, SLIGHT = 50, 1e-5
+KEPT, SLIGHT = 40, 1e-5
 """Values of θ at which weights are looked at; those with a smaller share of the largest weight are not."""
 CORRELATION = Interval(-1.0, 1.0)
 BEYOND = 12.0
@@ -217,12 +218,8 @@ class _Density:
         H = -inverse.T @ self.fit.optimum.hessian[0][np.ix_(np.array(own)[free], np.array(own)[free])] @ inverse
         steps = 0.05 * sd
         away = steps * np.eye(k)
-        pull = np.array(
-            [
-                (self.log_prior(centre + a) - self.log_prior(centre - a)) / (2 * s)
-                for a, s in zip(away, steps, strict=True)
-            ]
-        )
+        rise = [self.log_prior(centre + a) - self.log_prior(centre - a) for a in away]
+        pull = np.array(rise) / (2 * steps)
         covariance = np.linalg.inv(H)
         return centre + covariance @ pull, covariance
 
@@ -290,7 +287,10 @@ class Integrated:
         """Values of θ that stand for all, and their weights."""
         keep = self.nodes.weights > SLIGHT * self.nodes.weights.max()
         x, w = self.nodes.x[keep], self.nodes.weights[keep]
-        if len(w) > KEPT:
+        if x.shape[1] == 1:
+            step = -(-len(w) // KEPT)
+            x, w = x[step // 2 :: step], w[step // 2 :: step]
+        elif len(w) > KEPT:
             edges = np.cumsum(w)
             picked = np.searchsorted(edges, (np.arange(KEPT) + 0.5) / KEPT * edges[-1])
             chosen, w = np.unique(picked, return_counts=True)
@@ -299,8 +299,6 @@ class Integrated:
 
     @cached_property
     def _fits(self) -> list[Fit]:
-        if not isinstance(self.fit.model, LinearModel):
-            raise Unsupported("The sites of a program are integrated by fit.nuts(); here only its hyperparameters are.")
         return [self._at(theta) for theta in self._places[0]]
 
     def _at(self, theta: Float[Array, "k"]) -> Fit:
@@ -321,33 +319,41 @@ class Integrated:
             return None
         return evaluate(Variational(), self.density.model, self.density.base[None]).posterior
 
-    def _mixture(self, means: list[Array], sds: list[Array]) -> dict[str, Array]:
-        w = self._places[1]
-        m, s = np.array(means), np.array(sds)
-        mean = np.tensordot(w, m, 1)
-        sd = np.sqrt(np.tensordot(w, s**2 + (m - mean) ** 2, 1))
-        low, high = (mixture_quantile(m, s, w, p) for p in (0.025, 0.975))
-        return {"mean": mean, "sd": sd, "lower": low, "upper": high}
+    @cached_property
+    def _mixtures(self) -> dict[str, dict[str, Array]]:
+        """``mean, sd, lower, upper`` of the weights, by term."""
+        posteriors, w = [fit.posterior for fit in self._fits], self._places[1]
+        out: dict[str, dict[str, Array]] = {name: {} for name in ("mean", "sd", "lower", "upper")}
+        for label in posteriors[0].mean:
+            m, s = np.array([p.mean[label] for p in posteriors]), np.array([p.sd[label] for p in posteriors])
+            mean = np.tensordot(w, m, 1)
+            out["mean"][label] = mean
+            out["sd"][label] = np.sqrt(np.tensordot(w, s**2 + (m - mean) ** 2, 1))
+            out["lower"][label], out["upper"][label] = (mixture_quantile(m, s, w, p) for p in (0.025, 0.975))
+        return out
 
     @cached_property
     def fixed_effects(self) -> DataFrame:
         """Flat weights: ``mean, sd, lower, upper`` (95 %)."""
         import pandas as pd
 
-        tables = [fit.fixed_effects for fit in self._fits]
-        parts = self._mixture([t["estimate"].to_numpy() for t in tables], [t["se"].to_numpy() for t in tables])
-        return pd.DataFrame(parts, index=tables[0].index)
+        model = self._linear
+        flat, own = next((term.label for term in model.prior if term.flat), None), tables.parametric(model)
+        columns = {name: values[flat][own] if flat else [] for name, values in self._mixtures.items()}
+        names = [name for name, yes in zip(model.flat_names, own, strict=True) if yes]
+        return pd.DataFrame(columns, index=pd.Index(names, name="name"))
 
     def random_effects(self, group: str | None = None) -> DataFrame:
         """Posterior means of a grouping factor's weights; ``.attrs`` has ``sd``, ``lower`` and ``upper``."""
-        import pandas as pd
+        others = {name: values for name, values in self._mixtures.items() if name != "mean"}
+        return tables.random_effects(self._linear, self._mixtures["mean"], others, group)
 
-        tables = [fit.random_effects(group) for fit in self._fits]
-        parts = self._mixture([t.to_numpy() for t in tables], [t.attrs["sd"].to_numpy() for t in tables])
-        frames = {key: pd.DataFrame(v, index=tables[0].index, columns=tables[0].columns) for key, v in parts.items()}
-        out = frames.pop("mean")
-        out.attrs.update(frames)
-        return out
+    @property
+    def _linear(self) -> LinearModel:
+        model = self.density.model
+        if not isinstance(model, LinearModel):
+            raise Unsupported("The sites of a program are integrated by fit.nuts(); here only its hyperparameters are.")
+        return model
 
     def predict(
         self, new: Any = None, interval: float | None = None, scale: str = "response", include: Any = None
@@ -366,8 +372,7 @@ class Integrated:
         one_of("scale", scale, ("response", "link"))
         if interval is not None and not 0 < interval < 1:
             raise ValueError(f"interval must be a probability between 0 and 1, such as 0.95, not {interval!r}.")
-        model, (theta, w) = self.density.model, self._places
-        assert isinstance(model, LinearModel)
+        model, (theta, w) = self._linear, self._places
         rows = rows_to_predict(model, self.fit.source, new, include, "population")
         etas = [fit.posterior.linear_predictor(rows) for fit in self._fits]  # type: ignore[attr-defined]
         m, s = np.array([eta for eta, _ in etas]), np.sqrt([variance for _, variance in etas])
@@ -387,13 +392,13 @@ class Integrated:
 
     def sample(self, n: int, seed: int = 0) -> dict[str, Array]:
         """Draws of hyperparameters by name and of weights by term, jointly; the first axis has length n."""
-        rng = np.random.default_rng(seed)
-        theta, w = self._places
+        names = self._linear.hyperparameters
+        rng, (theta, w) = np.random.default_rng(seed), self._places
         counts = rng.multinomial(n, w)
         parts: list[dict[str, Array]] = []
         for j in np.flatnonzero(counts):
-            reported = self.density.names.report(theta[j][None])[0]
-            own = {name: np.full(counts[j], v) for name, v in zip(self.density.names.reported, reported, strict=True)}
+            reported = names.report(theta[j][None])[0]
+            own = {name: np.full(counts[j], v) for name, v in zip(names.reported, reported, strict=True)}
             drawn = self._fits[j].posterior.sample(int(counts[j]), int(rng.integers(2**31)))
             parts.append({**own, **drawn})
         order = rng.permutation(n)

@@ -45,11 +45,14 @@ class Objective:
         The integrand.
     hyperprior
         Name → log density of that hyperparameter: an object with ``logpdf``, or a function of the value.
+    log_prior
+        log p(θ) of all at once, with its gradient and Hessian.
     """
 
     method: EvidenceMethod
     model: Model
     hyperprior: Mapping[str, Any] = field(default_factory=dict)
+    log_prior: Callable[[Float[Array, "k"]], tuple[float, Array, Array]] | None = None
 
     @property
     def hyperparameters(self) -> Hyperparameters:
@@ -79,6 +82,9 @@ class Objective:
         value, gradient, hessian = np.asarray(e.log_value), e.gradient, e.hessian if bend else None
         if "mode" in e.checks:
             value = np.full_like(value, -np.inf)
+        if self.log_prior is not None:
+            here, first, second = self.log_prior(theta[0])
+            value, gradient, hessian = value + here, gradient + first, None if hessian is None else hessian + second
         for name, prior in self.hyperprior.items():
             i = self.hyperparameters.index(name)
             here, first, second = _log_prior(getattr(prior, "logpdf", prior), theta[:, i])

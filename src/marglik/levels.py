@@ -10,7 +10,7 @@ Arrays by level have shape (q, …) and Fortran order: an entry of all blocks is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-    from marglik.priors import RandomEffects, Term
+    from marglik.priors import RandomEffects
 
 WIDE = 6
 """Blocks of more rows are multiplied one by one."""
@@ -501,83 +501,3 @@ def _generalised_inverse(A: Float[Array, "q m m"]) -> Float[Array, "q m m"]:
     d, U = np.linalg.eigh(C)
     kept = np.divide(1.0, d, out=np.zeros_like(d), where=d > 1e-12 * m)
     return np.einsum("qik,qk,qjk->qij", U, kept, U) / scale
-
-
-@dataclass(frozen=True, eq=False)
-class Component:
-    """Weights that come in equal blocks with covariance Σ = L Lᵀ.
-
-    Parameters
-    ----------
-    place
-        Where they lie in the border; None for the inner grouping factor.
-    q, m : int
-        Number of blocks and their size.
-    templates : (k, m, m)
-        L = Σ_k θ_k T_k.
-    coordinates : (k,)
-        Positions in θ; −1 for a coordinate that is 1 in the units of y, and not learned.
-    terms
-        The terms it belongs to, and which rows of a block are theirs.
-    """
-
-    place: Array | None
-    q: int
-    m: int
-    templates: Float[Array, "k m m"]
-    coordinates: Array
-    terms: tuple[tuple[str, slice], ...]
-
-    def factor(self, theta: Float[Array, "k"]) -> Float[Array, "m m"]:
-        """L, from θ followed by a one."""
-        return (theta[self.coordinates] @ self.templates.reshape(-1, self.m**2)).reshape(self.m, self.m)
-
-    def read(self, S: Float[Array, "m m"]) -> Float[Array, "k"]:
-        """θ with L Lᵀ = Σ, for a Σ that such an L can have."""
-        used = np.abs(self.templates).sum(axis=0)
-        rows = np.argsort([np.flatnonzero(row)[-1] for row in used])
-        L = np.zeros_like(S)
-        L[rows] = np.linalg.cholesky(S[np.ix_(rows, rows)])
-        return np.einsum("kij,ij->k", self.templates, L) / np.einsum("kij,kij->k", self.templates, self.templates)
-
-
-def components(sums: LevelSums, dense: Sequence[Term], starts: Mapping[int, int]) -> tuple[Component, ...]:
-    """The components of a model, the inner one first, then those of the border in its order.
-
-    Parameters
-    ----------
-    sums
-        The reduced data.
-    dense
-        The terms of the dense columns.
-    starts
-        Position in θ of each term's first coordinate, by the term's ``id``.
-    """
-    out, position = [], 0
-    for grouping in [] if sums.inner is None else [sums.inner, *sums.outer]:
-        m = grouping.Z.shape[1]
-        templates, coordinates, labels, row = [], [], [], 0
-        for term in grouping.terms:
-            own = [term.factor_jvp(np.zeros(0), e) for e in np.eye(len(term.hyperparameters()))]
-            c = len(term.coefficients)
-            for k, T in enumerate(own):
-                full = np.zeros((m, m))
-                full[row : row + c, row : row + c] = T
-                templates.append(full)
-                coordinates.append(starts[id(term)] + k)
-            labels.append((term.label, slice(row, row + c)))
-            row += c
-        inner = grouping is sums.inner
-        place = None if inner else np.arange(position, position + grouping.size).reshape(-1, m)
-        position += 0 if inner else grouping.size
-        out.append(Component(place, grouping.n_levels, m, np.array(templates), np.array(coordinates), tuple(labels)))
-    one = np.ones((1, 1, 1))
-    for own_columns in dense:
-        k, start = len(own_columns.hyperparameters()), starts[id(own_columns)]
-        for i, e in enumerate(np.eye(k) if k else [np.ones(0)]):
-            columns = np.flatnonzero(own_columns.factor(e)) if k else np.arange(own_columns.n_weights)
-            place = (position + columns)[:, None]
-            own_label = ((own_columns.label, slice(0, 1)),)
-            out.append(Component(place, len(columns), 1, one, np.array([start + i if k else -1]), own_label))
-        position += own_columns.n_weights
-    return tuple(out)

@@ -101,9 +101,8 @@ class Scaling:
         diagonal, runs = self._split
         out = X * diagonal
         for place, L in runs:
-            levels = (place.stop - place.start) // len(L)
-            part = X[..., place].reshape(*X.shape[:-1], levels, len(L)) @ (L.T if transposed else L)
-            out[..., place] = part.reshape(*X.shape[:-1], levels * len(L))
+            part = X[..., place].reshape(-1, len(L)) @ (L.T if transposed else L)
+            out[..., place] = part.reshape(*X.shape[:-1], place.stop - place.start)
         return out
 
     def both(self, A: Float[Array, "f f"], transposed: bool = False) -> Float[Array, "f f"]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from marglik.components import square, times
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import cholesky, level_blocks, solve_lower
 from marglik.posterior import TermPosterior, level_sds, mixed
@@ -159,22 +160,23 @@ class MixedPosterior(TermPosterior):
         """tr ΣQ by term, Q the sum of its blocks of ZᵀPZ with flat weights integrated."""
         model, joint = self.at.model, replace(self.at, reml=True)
         out = {t.label: float(t.n_weights) if t.flat else 0.0 for t in model.prior}
-        moments = Moments(joint, [np.zeros((0, c.m, c.m)) for c in model.components])
+        moments = Moments(joint, [np.zeros((0, *L.shape)) for L in joint.factors])
         for c, L, (_, Q) in zip(model.components, self.at.factors, moments.totals, strict=True):
             for label, rows in c.terms:
-                out[label] += float(np.sum((L @ L.T * Q)[rows]))
+                out[label] += float(np.sum((square(L) * Q)[rows]))
         return out
 
     def occam(self):
         model, at, sigma2 = self.at.model, self.at, self._variance
-        moments = Moments(at, [np.zeros((0, c.m, c.m)) for c in model.components])
+        moments = Moments(at, [np.zeros((0, *L.shape)) for L in at.factors])
         out = {t.label: 0.0 for t in model.prior}
         log_dets, squares = 0.0, 0.0
         for c, L, r in zip(model.components, at.factors, moments.scores, strict=True):
-            u2 = (r @ L) ** 2 / sigma2
+            u2 = times(r, L) ** 2 / sigma2
             squares += float(u2.sum())
             for label, rows in c.terms:
-                own = np.flatnonzero(np.any(L[rows] != 0, axis=0))  # the columns of L that are the term's
+                # the columns of L that are the term's
+                own = np.flatnonzero(np.any(L[rows] != 0, axis=0)) if L.ndim == 2 else rows
                 out[label] -= float(u2[:, own].sum()) / 2
         for term in model.prior:
             log_det = self._own_log_det(term)

@@ -15,7 +15,8 @@ from marglik import gram
 from marglik.columns import Columns, Factor, in_columns
 from marglik.expansion import Expansion, LinearExpansion
 from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
-from marglik.levels import Component, Grouping, LevelSums, components, sum_levels
+from marglik.components import Component, components
+from marglik.levels import Grouping, LevelSums, sum_levels
 from marglik.likelihoods import Likelihood
 from marglik.linalg import Arrow, Scaling
 from marglik.priors import Prior, Ridge, Term
@@ -84,6 +85,11 @@ class Model(ABC):
     def log_volume(self) -> float:
         """What is subtracted from the log integral where the weights' coordinates are not those of their density."""
         return 0.0
+
+    @property
+    def log_hyperprior(self) -> Callable[[Float[Array, "k"]], tuple[float, Array, Array]] | None:
+        """log p(θ) with its gradient and Hessian, where the model itself has one."""
+        return None
 
     @abstractmethod
     def at(self, weights: Float[Array, "p"], theta: Float[Array, "k"]) -> Expansion:
@@ -363,6 +369,7 @@ class LinearModel(Model):
             and len(scaled) == 1
             and not scaled[0].grouped
             and not scaled[0].kernel
+            and not scaled[0].covaries
             and len(self.hyperparameters) == 2
         )
 
@@ -374,7 +381,7 @@ class LinearModel(Model):
             and not self.flat_in_theta
             and not self.groupings
             and not self.one_scale
-            and not any(term.kernel for term in self.dense)
+            and not any(term.kernel or term.covaries for term in self.dense)
             and self.n_prior_theta > 0
             and (self.reml or not self.n_flat)
         )
@@ -468,6 +475,11 @@ class LinearModel(Model):
         together = in_columns if not self.groupings else lambda parts: np.concatenate(parts, axis=1)
         X = together(dense) if len(dense) > 1 else flat
         return Columns.of([Factor.of(g) for g in self.groupings], X, flat.shape[1])
+
+    @cached_property
+    def unit_gram(self) -> Arrow:
+        """XᵀX of `columns`."""
+        return self.columns.gram(None, self.rows)
 
     @cached_property
     def border_places(self) -> tuple[dict[int, slice], tuple[slice, ...]]:

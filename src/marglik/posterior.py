@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -64,12 +65,14 @@ class NewRows(NamedTuple):
     """Columns for prediction, by the label of the term that owns them.
 
     A dense or flat term has its columns (n, c); a grouped one has its columns and the level of each row, −1 where the
-    level was not seen. Terms that are absent contribute nothing.
+    level was not seen. Terms that are absent contribute nothing. ``unseen`` is the prior variance, in units of a term's
+    squared scale, of what a dense term has no weights for; whoever asks for the linear predictor adds it.
     """
 
     columns: Mapping[str, Float[Array, "n c"]]
     codes: Mapping[str, Float[Array, "n"]]
     offset: Float[Array, "n"] | float = 0.0
+    unseen: Mapping[str, Float[Array, "n"]] = MappingProxyType({})
 
 
 class Posterior(ABC):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from marglik.components import square
 from marglik.levels import blockwise, product
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import NotPositiveDefinite, cholesky, cholesky_inverse, solve_lower
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.levels import Component, LevelSums, Shrunk
+    from marglik.components import Component
+    from marglik.levels import LevelSums, Shrunk
     from marglik.model import LinearModel
 
 NEAR_SINGULAR = 1e-6
@@ -50,8 +52,8 @@ class Projection:
 
     model: LinearModel
     theta: Float[Array, "k"]
-    factors: Sequence[Float[Array, "m m"]]
-    """L/σ of each component."""
+    factors: Sequence[Array]
+    """L/σ of each component: a matrix, or the diagonal of one."""
     reml: bool = True
     """Whether flat weights are integrated in `log_value`."""
 
@@ -63,8 +65,12 @@ class Projection:
         return cls(model, theta, factors, model.reml)
 
     def rescaled(self, c: float) -> Projection:
-        """At cθ, noise included: P in units of the noise is the same there."""
-        out = Projection(self.model, c * self.theta, self.factors, self.reml)
+        """At c times all scales, noise included: P in units of the noise is the same there."""
+        theta = c * self.theta
+        for part in self.model.components:
+            other = part.coordinates[~part.scales]
+            theta[other] = self.theta[other]
+        out = Projection(self.model, theta, self.factors, self.reml)
         out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("theta", "log_value")})
         return out
 
@@ -114,9 +120,13 @@ class Projection:
             return X
         out = X * (self._scale if X.ndim == 1 else self._scale[:, None])
         for i, c in self.outer:
-            if c.m > 1:
-                L, rows = self.factors[i], X[c.place]
-                out[c.place] = np.einsum("ji,qj...->qi..." if transposed else "ij,qj...->qi...", L, rows)
+            L = self.factors[i]
+            if c.m > 1 and L.ndim == 2:
+                L = L.T if transposed else L
+                if c.q == 1:
+                    out[c.place[0]] = product(L, X[c.place[0]]).reshape(-1, *X.shape[1:])
+                else:
+                    out[c.place] = np.einsum("ij,qj...->qi...", L, X[c.place])
         return out
 
     @cached_property
@@ -124,8 +134,9 @@ class Projection:
         """The border's factor where it is diagonal, 1 elsewhere."""
         scale = np.ones(len(self.border) - 1)
         for i, c in self.outer:
-            if c.m == 1:
-                scale[c.place] = self.factors[i][0, 0]
+            L = self.factors[i]
+            if c.m == 1 or L.ndim == 1:
+                scale[c.place] = L.reshape(-1)
         return scale
 
     @cached_property
@@ -213,11 +224,13 @@ class Products:
         self.at, self.inverse = at, inverse
         regular, scale = np.zeros(p, bool), np.ones(p)
         for i, c in at.outer:
-            if _told(gram, c, at.factors[i]) > NEAR_SINGULAR:
-                regular[c.place] = True
-                scale[c.place] = 1 / at.factors[i][0, 0] if c.m == 1 else 1.0
+            L, told = at.factors[i], _told(gram, c, at.factors[i]) > NEAR_SINGULAR
+            regular[c.place] = told
+            if c.m == 1 or L.ndim == 1:
+                scale[c.place] = np.divide(1.0, L.reshape(-1), out=np.ones(c.m), where=told)
         self.scale = scale
-        self.blocks = [(i, c) for i, c in at.outer if c.m > 1 and regular[c.place[0, 0]]]  # type: ignore[index]
+        whole = [(i, c) for i, c in at.outer if c.m > 1 and at.factors[i].ndim == 2]
+        self.blocks = [(i, c) for i, c in whole if regular[c.place[0, 0]]]  # type: ignore[index]
         self.singular = np.flatnonzero(~regular)
 
     def over_factor(self, X: Float[Array, "r p"]) -> Float[Array, "r p"]:
@@ -266,12 +279,17 @@ class Products:
         return self.over_factor((self.at.times_factor(v.T, transposed=True).T @ self.inverse)[:, :p]) @ x
 
 
-def _told(gram: Float[Array, "F F"], c: Component, L: Float[Array, "m m"]) -> float:
-    """What the columns of a component have to say about its weights, along the direction that they tell least of."""
+def _told(gram: Float[Array, "F F"], c: Component, L: Array) -> Array:
+    """What the columns of a component have to say about its weights, along the direction that they tell least of.
+
+    About each of them where they are independent.
+    """
+    if L.ndim == 1:
+        return gram.diagonal()[c.place.reshape(-1)] * L**2  # type: ignore[union-attr]
     told = np.einsum("qii->i", gram[c.place[:, :, None], c.place[:, None]]) / c.q  # type: ignore[index]
     if c.m == 1:
-        return float(told[0] * L[0, 0] ** 2)
-    return float(np.linalg.svd(np.sqrt(told)[:, None] * L, compute_uv=False)[-1] ** 2)
+        return told * L[0, 0] ** 2
+    return np.linalg.svd(np.sqrt(told)[:, None] * L, compute_uv=False)[-1:] ** 2
 
 
 def _right_inverse(X: Float[Array, "r c"], L: Float[Array, "m m"]) -> Float[Array, "r c"]:
@@ -290,11 +308,11 @@ class Moments:
     at
         The projection.
     directions
-        For each component, symmetric matrices Σ̇_k (k, m, m).
+        For each component, symmetric matrices Σ̇_k (k, m, m), or their diagonals (k, m) where its factor is one.
     """
 
     at: Projection
-    directions: Sequence[Float[Array, "k m m"]]
+    directions: Sequence[Array]
     sizes: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -348,10 +366,13 @@ class Moments:
         return self.at.cross.along(self.directions[0])
 
     @cached_property
-    def totals(self) -> list[tuple[Float[Array, "m m"], Float[Array, "m m"]]]:
-        """Σ_g r_g r_gᵀ and Σ_g Q_gg of each component."""
+    def totals(self) -> list[tuple[Array, Array]]:
+        """Σ_g r_g r_gᵀ and Σ_g Q_gg of each component, their diagonals where its factor is one."""
         out = []
-        for c, r in zip(self.at.model.components, self.scores, strict=True):
+        for c, L, r in zip(self.at.model.components, self.at.factors, self.scores, strict=True):
+            if L.ndim == 1:
+                out.append((r[0] ** 2, self.products.Q.diagonal()[c.place[0]]))  # type: ignore[index]
+                continue
             if c.place is None:
                 A, W = self._inner
                 Q = (A - W).sum(axis=0)
@@ -380,7 +401,8 @@ class Moments:
         moved: dict[int, list[Array]] = {}  # Q[:, c] Σ̇_k
         for i, c in outer:
             columns, place = c.place.reshape(-1), self.places[i]  # type: ignore[union-attr]
-            x[columns, place] = np.einsum("kij,qj->qik", self.directions[i], self.scores[i]).reshape(len(columns), -1)
+            D, r = self.directions[i], self.scores[i]
+            x[columns, place] = (D * r).T if D.ndim == 2 else np.einsum("kij,qj->qik", D, r).reshape(len(columns), -1)
             moved[i] = [_right(self.products.Q[:, columns], D) for D in self.directions[i]]
         if outer:
             q += x.T @ (self.joint.Q @ x)
@@ -428,6 +450,10 @@ class Moments:
         regular = not len(self.products.singular)
         left = self._omega[:, columns] if regular else self.products.psi[:, columns]
         right = OT[columns].T if regular else T @ left
+        L = self.at.factors[i]
+        if L.ndim == 1:
+            blocks = np.einsum("fi,fi->i", left, right)
+            return blocks if not regular else blocks / L**4
         if c.m == 1:
             blocks = np.array([[np.vdot(left, right)]])
         else:
@@ -435,8 +461,7 @@ class Moments:
             blocks = np.einsum("fqi,fqj->ij", left.reshape(shape), right.reshape(shape), optimize=True)
         if not regular:
             return blocks
-        L = self.at.factors[i]  # Ψ = Ω Σ⁻¹
-        return np.linalg.solve(L @ L.T, np.linalg.solve(L @ L.T, blocks.T).T)
+        return np.linalg.solve(square(L), np.linalg.solve(square(L), blocks.T).T)  # Ψ = Ω Σ⁻¹
 
 
 def padded(omega: Float[Array, "f f"]) -> Float[Array, "F F"]:
@@ -452,6 +477,8 @@ def _summed(X: Float[Array, "q m m"], Y: Float[Array, "q m m"]) -> Float[Array, 
     return (x.T @ y).reshape((X.shape[1],) * 4, order="F")
 
 
-def _right(X: Float[Array, "r c"], D: Float[Array, "m m"]) -> Float[Array, "r c"]:
+def _right(X: Float[Array, "r c"], D: Array) -> Float[Array, "r c"]:
     """X (I ⊗ D)."""
+    if D.ndim == 1:
+        return X * D
     return X * D[0, 0] if len(D) == 1 else (X.reshape(len(X), -1, len(D)) @ D).reshape(X.shape)

@@ -303,9 +303,8 @@ def _fit(page: Mapping[str, Any], arrays: Callable[[str], Array]) -> Fit:
     if page["kind"] == "formula":
         settings = page["formula"]
         frame = formula.restored(settings, lambda name: arrays(f"data.{name}"))
-        model, source, _ = formula.build(
-            settings["formula"], frame, likelihood, reml=page["reml"], weights=settings["weights"], select=settings.get("select", False)
-        )
+        asked = {"weights": settings["weights"], "select": settings.get("select", False)}
+        model, source, _ = formula.build(settings["formula"], frame, likelihood, reml=page["reml"], **asked)
         for term in model.prior:
             if isinstance(term, RandomEffects) and term.label in page.get("held", {}):
                 order, rho = page["held"][term.label]

@@ -53,7 +53,7 @@ def vcov(model: LinearModel, optimum: learn.Found, posterior: TermPosterior) -> 
     """Covariance of the fixed effects; targets × names, by names."""
     import pandas as pd
 
-    own = _parametric(model)
+    own = parametric(model)
     names = [name for name, mine in zip(model.flat_names, own, strict=True) if mine]
     if model.flat_in_theta:
         R = model.flat_basis.R
@@ -73,7 +73,7 @@ def fixed_effects(model: LinearModel, posterior: TermPosterior, covariance: Data
     """``estimate, se, lower, upper`` of the fixed effects, from `vcov`."""
     import pandas as pd
 
-    flat, own = next((term.label for term in model.prior if term.flat), None), _parametric(model)
+    flat, own = next((term.label for term in model.prior if term.flat), None), parametric(model)
     estimate = np.reshape(posterior.mean[flat][..., own], -1) if flat else np.zeros(0)
     f = int(own.sum())
     blocks = covariance.to_numpy().reshape(len(estimate) // max(f, 1), f, f)
@@ -85,7 +85,7 @@ def fixed_effects(model: LinearModel, posterior: TermPosterior, covariance: Data
     )
 
 
-def _parametric(model: LinearModel) -> Bool[Array, "f"]:
+def parametric(model: LinearModel) -> Bool[Array, "f"]:
     """Which flat columns are no other term's."""
     return np.concatenate([np.zeros(0, bool), *(t.owned({t.label}) for t in model.prior if t.flat)])  # type: ignore[attr-defined]
 
@@ -103,8 +103,10 @@ def edf(model: LinearModel, by_term: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def random_effects(model: LinearModel, posterior: TermPosterior, group: str | None) -> DataFrame:
-    """Levels × coefficients, terms of the same factor side by side; ``.attrs["sd"]`` has their sds."""
+def random_effects(
+    model: LinearModel, mean: Mapping[str, Array], others: Mapping[str, Mapping[str, Array]], group: str | None
+) -> DataFrame:
+    """Levels × coefficients, terms of the same factor side by side, from values by term; `others` go into attrs."""
     import pandas as pd
 
     terms: dict[str, list[Any]] = {}
@@ -122,8 +124,8 @@ def random_effects(model: LinearModel, posterior: TermPosterior, group: str | No
         parts = [pd.DataFrame(values[t.label], index=list(t.levels), columns=list(t.names)) for t in own]
         return pd.concat(parts, axis=1).rename_axis(group)
 
-    frame = table(posterior.mean)
-    frame.attrs["sd"] = table(posterior.sd)
+    frame = table(mean)
+    frame.attrs.update({name: table(values) for name, values in others.items()})
     return frame
 
 

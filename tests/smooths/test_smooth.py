@@ -136,8 +136,25 @@ def test_directions(name, select, by):
         assert np.linalg.matrix_rank(np.hstack([N, *roots])) == smooth.n_weights
 
 
+@pytest.mark.parametrize("by", [None, "w", "f"])
+@pytest.mark.parametrize("name", TERMS)
+def test_parts_are_the_columns_of_directions(name, by, monkeypatch):
+    """At the data and at new ones, run by run of rows or all at once; by levels, if the basis allows them."""
+    if name == "re" and by == "f":
+        by = None
+    new = {"x": np.linspace(-2, 3, 25), "z": np.linspace(-2, 2, 25), "w": np.ones(25), "f": np.repeat(["a"], 25)}
+    for smooth in TERMS[name](by=by):
+        for data in (DATA, new):
+            X = smooth.design(data)
+            expected = X @ smooth.null, X @ smooth.root
+            for run in (7, 1000):
+                monkeypatch.setattr("marglik.smooths.smooth.RUN", run)
+                for part, whole in zip(smooth.parts(data), expected, strict=True):
+                    np.testing.assert_allclose(part, whole, rtol=1e-9, atol=1e-9 * np.abs(X).max())
+
+
 def test_products_have_no_independent_weights():
-    message = r"te\(x, z\) has 2 penalties of the same directions, .*Use s\(\) for one penalty\."
+    message = r"te\(x, z\) has 2 penalties of the same directions, .*Use its `root` and `shares`\."
     with pytest.raises(ValueError, match=message):
         _ = te(DATA, "x", "z")[0].roots
 

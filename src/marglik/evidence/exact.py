@@ -37,7 +37,7 @@ class Exact(EvidenceMethod):
             return spectral.evidence(model, np.atleast_2d(theta))
         if model.dense_scales:
             return scales.evidence(model, np.atleast_2d(theta))
-        return mixed.evidence(model, theta)
+        return mixed.evidence(model.compact(theta), theta)
 
     def unsuited(self, model):
         likelihood = getattr(model, "likelihood", None)
@@ -63,7 +63,7 @@ class Exact(EvidenceMethod):
             return SpectralPosterior(model, *(theta**2).T)
         if model.dense_scales:
             return ScalesPosterior(model, theta)
-        return MixedPosterior(Projection.at(model, theta[0]))
+        return MixedPosterior(Projection.at(model.compact(theta[0]), theta[0]))
 
     def starts(self, model, theta, free):
         return mixed.starts(model, theta, free)

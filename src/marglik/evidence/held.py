@@ -84,18 +84,22 @@ class Scales:
 
     @classmethod
     def of(cls, model: LinearModel) -> Scales | None:
-        """Those of a model all of whose columns are dense with one scale each; None for others."""
-        if any(term.kernel for term in model.dense):
+        """Those of a model all of whose columns are dense with at most one scale each; None for others."""
+        if any(term.kernel or term.covaries for term in model.dense):
             return None
-        n, k = model.columns.n_flat, model.n_prior_theta
-        if model.groupings or model.flat_in_theta or not all(h.even for h in list(model.hyperparameters)[:k]):
+        k, names = model.n_prior_theta, model.hyperparameters
+        if model.groupings or model.flat_in_theta or not all(h.even for h in list(names)[:k]):
             return None
         at = lambda theta: model.factors(theta, lambda t, x: t.factor(x), flat=1.0)[1].diagonal  # noqa: E731
-        base = at(np.zeros(len(model.hyperparameters)))
-        member = np.array([at(np.eye(len(model.hyperparameters))[i]) - base for i in range(k)]).reshape(k, len(base))
-        if (np.count_nonzero(member, axis=0) > 1).any() or (base[member.any(axis=0)] != 0).any():
+        units = np.eye(len(names))[:k]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            base = at(np.zeros(len(names)))
+            member = np.array([at(unit) - base for unit in units]).reshape(k, len(base))
+            several = np.arange(1.0, k + 1)
+            linear = np.array_equal(at(several @ units), base + several @ member)
+        if not linear or (np.count_nonzero(np.vstack([member, base]), axis=0) > 1).any():
             return None
-        return cls(base, member, (np.arange(len(base)) >= n).astype(float))
+        return cls(base, member, (np.arange(len(base)) >= model.columns.n_flat).astype(float))
 
     def diagonal(self, s: Float[Array, "k"]) -> Float[Array, "d"]:
         """T."""

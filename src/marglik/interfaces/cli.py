@@ -149,6 +149,7 @@ EXAMPLES = "\n".join(
         'marglik fit sleepstudy.csv "Reaction ~ Days + (1 | Subject)"',
         'marglik fit counts.csv "y ~ x + offset(log(t)) + (1 | g)" --family poisson',
         'marglik fit genes.csv "y ~ age + ridge(a, b, c)" --save genes.marglik',
+        'marglik fit ozone.csv "o3 ~ s(wind) + s(temp, k=20)" --plot ozone.png',
     ]
 )
 
@@ -173,6 +174,7 @@ EXAMPLES = "\n".join(
 )
 @click.option("--points", type=int, metavar="N", help="Quadrature points in each dimension.")
 @click.option("--ml", is_flag=True, help="Maximise over fixed effects instead of integrating them out (REML).")
+@click.option("--select", is_flag=True, help="Penalise all of each smooth, so that it can vanish.")
 @click.option("--weights", metavar="COLUMN", help="Column of precision weights.")
 @click.option(
     "--fixed",
@@ -199,6 +201,7 @@ def fit(
     method: str,
     points: int | None,
     ml: bool,
+    select: bool,
     weights: str | None,
     fixed: Sequence[tuple[str, float]],
     missing: str,
@@ -224,6 +227,7 @@ def fit(
             method=method,
             points=points,
             reml=not ml,
+            select=select,
             weights=weights,
             fixed=dict(fixed) or None,
             missing=missing,

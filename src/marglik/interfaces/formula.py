@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -93,31 +93,35 @@ class FormulaSource:
             matrices = [matrix for matrix, _ in parts if label in terms and matrix.shape[1]]
             if matrices:
                 columns[label] = matrices[0] if len(matrices) == 1 else np.column_stack(matrices)
-        self._special_rows([self.special[label] for label in self.special if label in terms], frame, new_levels, columns, codes)
+        unseen = self._special_rows(terms, frame, new_levels, columns, codes)
         for label, factor in self.factors.items():
             if label in terms:
                 codes[label] = self._codes(factor, frame, new_levels)
         if not columns:
             columns[""] = np.zeros((len(frame), 0))
-        return NewRows(columns, codes, offset)
+        return NewRows(columns, codes, offset, unseen)
 
     def _special_rows(
         self,
-        wanted: Sequence[Special],
+        labels: Collection[str],
         frame: DataFrame,
         new_levels: str,
         columns: dict[str, Array],
         codes: dict[str, Array],
         warn: bool = True,
-    ) -> None:
-        """Add the columns of terms that are calls; their flat columns stand beside the fixed effects."""
-        n, outside = len(frame), []
+    ) -> dict[str, Array]:
+        """Add the columns of terms that are calls, the flat ones beside the fixed effects; `NewRows.unseen` of them."""
+        n, outside, unseen = len(frame), [], {}
+        wanted = [term for label, term in self.special.items() if label in labels]
         flat = {label: np.zeros((n, term.flat.shape[1])) for label, term in self.special.items()}
         for term in wanted:
             table = self._like_fitted(term.variables, frame)
-            flat[term.label], columns[term.label], code = term.new(table, n, new_levels)
-            if code is not None:
-                codes[term.label] = code
+            found = term.new(table, n, new_levels)
+            flat[term.label], columns[term.label] = found.flat, found.own
+            if found.codes is not None:
+                codes[term.label] = found.codes
+            if found.unseen is not None:
+                unseen[term.label] = found.unseen
             outside += [f"{term.label}: {phrase}" for phrase in term.outside(table, n)] if warn else []
         if any(term.flat.shape[1] for term in wanted) or (FIXED in columns and self.special):
             own = len(self.designs[FIXED][0].names) if FIXED in self.designs else 0
@@ -128,6 +132,7 @@ class FormulaSource:
                 "nothing but their penalty is known of them.",
                 stacklevel=4,
             )
+        return unseen
 
     def effect_rows(self, label: str, at: Any, n: int | None) -> tuple[DataFrame, NewRows]:
         """Where to show the effect of a call's term, and its columns there; see `Fit.effect`."""
@@ -136,22 +141,23 @@ class FormulaSource:
         if label not in self.special:
             have = f"The smooths are {listed(self.special)}." if self.special else "This fit has no smooths."
             raise ValueError(
-                f"effect is for smooths and other terms that are functions, and {label!r} is none.{did_you_mean(label, self.special)} "
-                f"{have} Coefficients are in fit.fixed_effects and fit.random_effects()."
+                f"effect is for smooths, and {label!r} is none.{did_you_mean(label, self.special)} {have} Coefficients "
+                "are in fit.fixed_effects and fit.random_effects()."
             )
         term = self.special[label]
         frame = pd.DataFrame(term.grid(n)) if at is None else read_frame(at)
         columns: dict[str, Array] = {}
         codes: dict[str, Array] = {}
-        self._special_rows([term], frame, "population", columns, codes, warn=at is not None)
-        return frame[list(term.variables)], NewRows(columns, codes)
+        unseen = self._special_rows({label}, frame, "population", columns, codes, warn=at is not None)
+        return frame[list(term.variables)], NewRows(columns, codes, unseen=unseen)
 
     def _no_rows(self, frame: DataFrame, terms: set[str]) -> NewRows:
         """Columns of the named terms for new data without a row."""
         used = [d for label, ds in self.designs.items() for d in ds if label in terms or d.offset is not None]
         factors = [factor for label, factor in self.factors.items() if label in terms]
         calls = [call for label, call in self.special.items() if label in terms]
-        names = [*(v for d in (*used, *calls) for v in d.variables), *(c for f in factors for c in f.columns)]
+        names = [v for d in used for v in d.variables] + [v for call in calls for v in call.variables]
+        names += [c for f in factors for c in f.columns]
         require(frame, names, "the new data")
         like = self.new_rows(self.data[:1], terms, "population")
         return NewRows({k: X[:0] for k, X in like.columns.items()}, {k: c[:0] for k, c in like.codes.items()})
@@ -234,7 +240,7 @@ def build(
         raise ValueError(f"missing must be 'raise' or 'drop', not {missing!r}.")
     table, n, w, notes = _read(formula, data, weights, missing)
     y, likelihood, more = respond(formula, table, n, likelihood)
-    settings = {"select": select} if select else {}
+    settings: dict[str, Any] = {"select": True} if select else {}
     terms, designs, factors, special = _terms(formula, table, n, settings)
     if not terms:
         raise BadFormula(
@@ -304,15 +310,15 @@ def _terms(
     return [*terms, *(term.term for term in special.values())], designs, factors, special
 
 
-def _special(
-    formula: Formula, table: Mapping[str, Series], n: int, settings: Mapping[str, Any]
-) -> dict[str, Special]:
+def _special(formula: Formula, table: Mapping[str, Series], n: int, settings: Mapping[str, Any]) -> dict[str, Special]:
     """The terms of calls, by label."""
     out: dict[str, Special] = {}
     for call in formula.calls:
         for term in special_terms(call, table, n, settings):
             if term.label in out:
-                raise BadFormula(f"{term.label!r} is in the formula twice, the second time as {call.written!r}. Keep one.")
+                raise BadFormula(
+                    f"{term.label!r} is in the formula twice, the second time as {call.written!r}. Keep one."
+                )
             out[term.label] = term
     return out
 
@@ -343,9 +349,9 @@ def _check_apart(model: LinearModel) -> None:
             raise
         others = [name for name in dict.fromkeys(all_) if name != smooths[0] and name != "'Intercept'"]
         raise ValueError(
-            f"{smooths[0]} has a part that no penalty sees, and it is a combination of {listed(others)}, so they cannot "
-            "be told apart. A smooth holds the straight line, and one of several columns the smooths of each: leave "
-            f"{'one of them' if others else 'it'} out, or write what a surface adds to curves as ti()."
+            f"{smooths[0]} has a part that no penalty sees, and it is a combination of {listed(others)}, so they "
+            "cannot be told apart. A smooth holds the straight line, and one of several columns the smooths of each: "
+            f"leave {'one of them' if others else 'it'} out, or write what a surface adds to curves as ti()."
         ) from None
 
 

@@ -24,7 +24,7 @@ def fit(
     link: str | None = None,
     weights: Any = None,
     fixed: Mapping[str, float] | None = None,
-    hyperprior: Mapping[str, Any] | None = None,
+    hyperprior: Mapping[str, Any] | bool | None = None,
     missing: str = "raise",
     select: bool = False,
     points: int | None = None,
@@ -60,8 +60,8 @@ def fit(
         Hyperparameters to hold, name → value: ``{"sd(noise)": 1.0}``. With none left free the evidence is just
         evaluated.
     hyperprior
-        Log densities to add, name → an object with ``logpdf`` or a function of the value. No Jacobian is added, and
-        `Fit.log_evidence` stays log p(y|θ̂).
+        Log densities to add, name → an object with ``logpdf`` or a function of the value; True for the priors that the
+        sites in ``hyper`` have in a program. No Jacobian is added, and `Fit.log_evidence` stays log p(y|θ̂).
     missing
         For a formula: ``"raise"`` or ``"drop"`` rows with missing values.
     select
@@ -115,7 +115,14 @@ def fit(
 
         translated = program(model, tuple(args), dict(kwargs or {}), tuple(hyper))
         return fit_model(
-            translated, method=method, fixed=fixed, hyperprior=hyperprior, restarts=restarts, seed=seed, points=points
+            translated,
+            method=method,
+            fixed=fixed,
+            hyperprior=hyperprior,
+            restarts=restarts,
+            seed=seed,
+            points=points,
+            notes=translated.notes,
         )
     raise ValueError(
         f"model must be a formula, a LinearModel or a NumPyro program, but is a {type(model).__name__}. A formula "
@@ -132,7 +139,7 @@ def _fit_formula(
     link: str | None,
     weights: Any,
     fixed: Mapping[str, float] | None,
-    hyperprior: Mapping[str, Any] | None,
+    hyperprior: Mapping[str, Any] | bool | None,
     missing: str,
     select: bool,
     points: int | None,

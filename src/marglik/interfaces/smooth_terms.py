@@ -16,6 +16,7 @@ from marglik.interfaces.designs import design, variables
 from marglik.interfaces.grammar import is_name
 from marglik.interfaces.special import Columns, Special, Table, product_grid
 from marglik.priors import Ridge, Term
+from marglik.priors import Smooth as Overlapping
 from marglik.smooths import Smooth, s, te, ti
 from marglik.validate import listed
 
@@ -77,7 +78,9 @@ class Covariates:
         found = None if words else design(f"0 + {text}", table, n, self.shown)
         if found is None or found.matrix.shape[1] != 1:
             why = f"{words!r} is categorical" if words else "it is not one column"
-            raise BadFormula(f"{self.shown!r} is a function of {text!r}, but {why}. Give a column, or a function of one.")
+            raise BadFormula(
+                f"{self.shown!r} is a function of {text!r}, but {why}. Give a column, or a function of one."
+            )
         return found.matrix[:, 0]
 
 
@@ -118,6 +121,14 @@ class SmoothTerm(Special):
         return self.covariates.variables
 
     @property
+    def by(self) -> str | None:  # type: ignore[override]
+        return self.smooth.by
+
+    @property
+    def level(self) -> Any:
+        return self.smooth.level
+
+    @property
     def scales(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.smooth.scales
 
@@ -128,25 +139,26 @@ class SmoothTerm(Special):
             known = self.seen[name]
             if isinstance(known, tuple):
                 continue
-            unseen = [level for level in dict.fromkeys(column.tolist()) if level not in set(known.tolist())]
-            if unseen and name == self.smooth.by:
+            strange = [level for level in dict.fromkeys(column.tolist()) if level not in set(known.tolist())]
+            if strange and name == self.smooth.by:
                 raise ValueError(
-                    f"{self.label} is one smooth for each level of {name!r}, and {listed(unseen)} was not in the fit, "
+                    f"{self.label} is one smooth for each level of {name!r}, and {listed(strange)} was not in the fit, "
                     "so its smooth is unknown. Leave such rows out, or leave the smooths out: include=."
                 )
-            if unseen and new_levels == "raise":
+            if strange and new_levels == "raise":
                 raise ValueError(
-                    f"{name!r} has levels that were not in the fit: {listed(unseen)}. Use new_levels='population' to "
+                    f"{name!r} has levels that were not in the fit: {listed(strange)}. Use new_levels='population' to "
                     "predict them with an effect of zero."
                 )
-        return Columns(*self.smooth.parts(values))
+        unseen = self.smooth.basis.unseen([values[name] for name in self.smooth.names])
+        return Columns(*self.smooth.parts(values), unseen=unseen if unseen.any() else None)
 
     def outside(self, table, n):
         out = []
         values = self.covariates.values(table, n)
         active = np.ones(n, bool)
-        if self.smooth.level is not None:
-            active = values[self.smooth.by] == self.smooth.level
+        if self.by is not None and self.level is not None:
+            active = values[self.by] == self.level
         for i, name in enumerate(self.smooth.names):
             if isinstance(self.seen[name], tuple) and self.smooth.basis.extrapolates(i):
                 low, high = self.seen[name]
@@ -163,7 +175,7 @@ class SmoothTerm(Special):
         axes = {}
         for name in shown:
             known = self.table[name]
-            axes[name] = np.linspace(*known, steps) if isinstance(known, tuple) else known
+            axes[name] = np.linspace(known[0], known[1], steps) if isinstance(known, tuple) else known
         out = product_grid(axes)
         if by is not None:
             size = len(next(iter(out.values())))
@@ -201,12 +213,17 @@ def _term(
 ) -> SmoothTerm:
     flat, own = smooth.parts(values)
     names = [f"{smooth.label}.{smooth.null.shape[1] + i + 1}" for i in range(own.shape[1])]
-    widths = [root.shape[1] for root in smooth.roots]
-    if len(widths) == 1:
-        ridge = Ridge(own, names, smooth.scales[0], smooth.label)
-    else:
-        ridge = Ridge(own, names, label=smooth.label, groups=np.repeat(np.arange(len(widths)), widths), scales=smooth.scales)
-    return SmoothTerm(smooth, covariates, flat, ridge, seen, raw)
+    return SmoothTerm(smooth, covariates, flat, _prior(smooth, own, names), seen, raw)
+
+
+def _prior(smooth: Smooth, own: Array, names: Sequence[str]) -> Term:
+    """Independent weights with one scale, with one scale a penalty, or under several penalties at once."""
+    if len(smooth.scales) == 1:
+        return Ridge(own, names, smooth.scales[0], smooth.label)
+    if smooth.overlap:
+        return Overlapping(own, smooth.shares, smooth.scales, smooth.label, names)
+    groups = np.repeat(np.arange(len(smooth.roots)), [root.shape[1] for root in smooth.roots])
+    return Ridge(own, names, label=smooth.label, groups=groups, scales=smooth.scales)
 
 
 def _option(call: Call, name: str) -> Any:

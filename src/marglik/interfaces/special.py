@@ -35,11 +35,14 @@ class Columns(NamedTuple):
         Those of its term.
     codes : (n,), optional
         For a grouped term, the level of each row, −1 where it is none of the fit.
+    unseen : (n,), optional
+        See `NewRows`.
     """
 
     flat: Float[Array, "n f"]
     own: Float[Array, "n c"]
     codes: Int[Array, "n"] | None = None
+    unseen: Float[Array, "n"] | None = None
 
 
 class Special(ABC):
@@ -55,6 +58,8 @@ class Special(ABC):
         Its weights with hyperparameters.
     flat : (n, f)
         Columns of weights that are flat, which the model's one flat term takes in.
+    by, level
+        The column that multiplies it, and at which of its levels, if these are told apart.
     scales
         Names of the hyperparameters that are scales of penalties.
     notes
@@ -65,6 +70,8 @@ class Special(ABC):
     variables: tuple[str, ...]
     term: Term
     flat: Float[Array, "n f"]
+    by: str | None = None
+    level: Any = None
     scales: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -104,5 +111,5 @@ def product_grid(axes: Mapping[str, Array]) -> dict[str, Array]:
     >>> {name: x.tolist() for name, x in product_grid({"a": np.array([0, 1]), "b": np.array([5, 6])}).items()}
     {'a': [0, 1, 0, 1], 'b': [5, 5, 6, 6]}
     """
-    places = np.indices([len(x) for x in reversed(axes.values())]).reshape(len(axes), -1)[::-1]
+    places = np.indices([len(x) for x in reversed(list(axes.values()))]).reshape(len(axes), -1)[::-1]
     return {name: np.asarray(x)[place] for (name, x), place in zip(axes.items(), places, strict=True)}

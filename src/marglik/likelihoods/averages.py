@@ -55,7 +55,7 @@ class Averaged:
     >>> from marglik.likelihoods.averages import Averaged
     >>> y, eta = np.array([1.0, 1.0]), np.array([0.3, 0.3])
     >>> Averaged(Bernoulli(), np.array([0.0, 4.0])).log_kernel(y, eta, []).round(6)
-    array([-0.554355, -0.899119])
+    array([-0.554355, -0.924521])
     """
 
     likelihood: Likelihood

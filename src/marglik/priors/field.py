@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-ROUNDING = 1e-14
+ROUNDING = 1e-12
 """Directions with a smaller share of the largest prior variance are left out."""
 STEPS = 4
 """Length scales within a factor of 2^(1/STEPS) share a basis."""
@@ -32,9 +32,9 @@ SPARSE = 0.5
 """Up to this share of a grid of directions, those that count are picked from it."""
 KEPT = 4
 """Bases that a search passes through and may come back to."""
-REACHES = (0.08, 0.25, 0.6)
+REACHES = (0.1, 0.25, 0.5)
 """Length scales from which learning may set out, as shares of the grid's extent."""
-SIZES = (0.3, 1.0)
+SIZES = (0.5,)
 """Scales from which it may set out, as multiples of the natural one."""
 FEW_ROWS = 500
 """Rows that tell the natural scale."""

@@ -42,9 +42,9 @@ def draw(fit: Fit, labels: Sequence[str], figure: Any) -> None:
         ax.set_visible(False)
     curves = []
     for ax, label in zip(grid.ravel(), labels, strict=False):
-        several = sum(len(np.unique(x)) > 1 for x in fit.source.special[label].grid(2).values()) > 1  # type: ignore[union-attr]
-        frame = fit.effect(label, n=STEPS if several else None)
-        moving = [name for name in frame.columns[:-4] if frame[name].nunique() > 1]
+        coarse = fit.source.special[label].grid(2)  # type: ignore[union-attr]
+        moving = [name for name, x in coarse.items() if (x != x[0]).any()]
+        frame = fit.effect(label, n=STEPS if len(moving) > 1 else None)
         numeric = [name for name in moving if is_numeric(frame[name])]
         ax.set_title(f"{shortened(label, 36)}, edf {fixed(float(fit.edf[label]), 2)}", color=GREY)
         if len(numeric) == 2 == len(moving):
@@ -69,24 +69,26 @@ def _curves(fit: Fit, ax: Any, label: str, frame: DataFrame, covariate: str, oth
             ax.plot(part[covariate], part["estimate"], color=BLUE, lw=0.9, alpha=0.7)
         return
     x = fit.source.data[covariate].to_numpy(float)  # type: ignore[union-attr]
-    if len(x) <= MOST_DOTS:
-        _residuals(fit, ax, label, x)
+    additive = len(x) <= MOST_DOTS and _residuals(fit, ax, label, x)
     ax.fill_between(frame[covariate], frame["lower"], frame["upper"], color=BLUE, alpha=0.22, lw=0, zorder=2)
     ax.plot(frame[covariate], frame["estimate"], color=BLUE, lw=1.8, zorder=3)
     edges = frame[["lower", "upper"]].to_numpy()
-    reach = np.ptp(edges)
-    ax.set_ylim(edges.min() - 0.25 * reach, edges.max() + 0.25 * reach)
+    margin = (0.25 if additive else 0.08) * np.ptp(edges)
+    ax.set_ylim(edges.min() - margin, edges.max() + margin)
 
 
-def _residuals(fit: Fit, ax: Any, label: str, x: Array) -> None:
-    """Where the noise is additive, what is left of y and of this smooth; elsewhere where the data are."""
+def _residuals(fit: Fit, ax: Any, label: str, x: Array) -> bool:
+    """Where the noise is additive, what is left of y and of this smooth; elsewhere only where the data are."""
     model = fit._linear
     term = fit.source.special[label]  # type: ignore[union-attr]
     if model.likelihood.gaussian and len(term.variables) == 1:
         own = fit.predict(include=[label]) - (0.0 if model.rows.offset is None else model.rows.offset)
         ax.plot(x, model.rows.y - fit.predict() + own, "o", color=PALE, ms=2.2, mew=0, zorder=1)
-    else:
-        ax.plot(x, np.zeros(len(x)), "|", color=INK, ms=5, mew=0.4, transform=ax.get_xaxis_transform(), zorder=1)
+        return True
+    if term.level is not None:
+        x = x[(fit.source.data[term.by] == term.level).to_numpy()]  # type: ignore[union-attr]
+    ax.plot(x, np.zeros(len(x)), "|", color=INK, ms=5, mew=0.4, transform=ax.get_xaxis_transform(), zorder=1)
+    return False
 
 
 def _map(ax: Any, frame: DataFrame, covariates: Sequence[str], figure: Any) -> None:

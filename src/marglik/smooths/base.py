@@ -101,9 +101,13 @@ class SmoothBasis(ABC):
     def design(self, x: Covariates) -> Float[Array, "n k"]:
         """b_j at each row, inside the range of the data or outside."""
 
-    def combined(self, x: Covariates, M: Float[Array, "k c"]) -> Float[Array, "n c"]:
-        """XM: combinations of the functions, where a basis can, without these functions."""
-        return self.design(x) @ M
+    def combined(self, M: Float[Array, "k c"]) -> Callable[[Covariates], Float[Array, "n c"]]:
+        """XM of covariates: combinations of the functions, where a basis can, without these functions."""
+        return lambda x: self.design(x) @ M
+
+    def unseen(self, x: Covariates) -> Float[Array, "n"]:
+        """Prior variance of f at each row, for s = 1, that is due to levels which the data do not have."""
+        return np.zeros(len(x[0]))
 
     def extrapolates(self, covariate: int) -> bool:
         """Whether values of a covariate outside those of the data are beyond what the basis was made for."""
@@ -159,9 +163,9 @@ def extended(
     return out
 
 
-def scaled(X: Float[Array, "n k"], S: Float[Array, "k k"]) -> tuple[Float[Array, "k k"], float]:
+def scaled(S: Float[Array, "k k"], largest: float) -> tuple[Float[Array, "k k"], float]:
     """S / c and c, which makes penalties of all smooths alike: c = ‖S‖₁ / ‖X‖_∞²."""
-    c = np.linalg.norm(S, 1) / np.linalg.norm(X, np.inf) ** 2
+    c = np.linalg.norm(S, 1) / largest**2
     return S / c, float(c)
 
 

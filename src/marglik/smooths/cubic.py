@@ -75,8 +75,9 @@ class Cubic(NamedBasis):
     def design(self, x):
         return self._values(self._curve, x)
 
-    def combined(self, x, M):
-        return self._values(CubicSpline(self.knots, M, bc_type="natural"), x)
+    def combined(self, M):
+        curve = CubicSpline(self.knots, M, bc_type="natural")
+        return lambda x: self._values(curve, x)
 
     def _values(self, curve: CubicSpline, x: Covariates) -> Float[Array, "n c"]:
         return extended(curve, lambda at: curve(at, 1), x[0], self.knots[0], self.knots[-1])

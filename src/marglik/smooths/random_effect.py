@@ -60,6 +60,15 @@ class RandomEffect(NamedBasis):
             out = products(column[:, None] if levels is None else column[:, None] == levels, out)
         return out
 
+    def unseen(self, x):
+        known, size = np.ones(len(x[0]), bool), np.ones(len(x[0]))
+        for column, levels in zip(x, self.levels, strict=True):
+            if levels is None:
+                size = size * column**2
+            else:
+                known &= np.isin(column, levels)
+        return np.where(known, 0.0, size)
+
     @property
     def penalties(self) -> tuple[Float[Array, "k k"], ...]:
         return (np.eye(int(np.prod([1 if levels is None else len(levels) for levels in self.levels]))),)

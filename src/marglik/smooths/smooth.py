@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,20 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+SEEN = 1e-11
+"""A penalty that sees a smaller share of a direction does not see it."""
+
+RUN = 1 << 13
+"""Rows that a basis is evaluated at in one go, so that its functions stay in the cache."""
+
 
 @dataclass(frozen=True, eq=False)
 class Smooth:
     """f = Xβ with the prior p(β) ∝ exp(−½ Σ_i βᵀS_iβ / s_i²).
 
-    In β = N α + Σ_i R_i u_i the weights α are flat and u_i ~ N(0, s_i² I): N is an orthonormal basis of what no penalty
-    sees, and R_iᵀ S_i R_i = I. Such R_i exist where no direction is seen by two penalties: not in tensor products.
+    In β = N α + R u the weights α are flat, N is an orthonormal basis of what no penalty sees, and R makes all penalties
+    diagonal, RᵀS_iR = diag(D_·i), so that u_j ~ N(0, v_j) with 1/v_j = Σ_i D_ji/s_i². Where no direction is seen by two
+    penalties R consists of one R_i for each, with weights u ~ N(0, s_i² I).
 
     mgcv's smoothing parameters are λ_i = σ²/s_i², with σ = 1 outside the Gaussian. β agrees with its coefficients,
     save for signs in thin plates.
@@ -82,9 +89,13 @@ class Smooth:
         return self._times_by(centred(self.basis.design(self._covariates(data)), self.constraint), data)
 
     def parts(self, data: Mapping[str, Any]) -> tuple[Float[Array, "n f"], Float[Array, "n r"]]:
-        """XN, and the XR_i side by side."""
-        M = uncentred(np.column_stack([self.null, *self.roots]), self.constraint)
-        both = self._times_by(self.basis.combined(self._covariates(data), M), data)
+        """XN and XR."""
+        M = uncentred(np.column_stack([self.null, self.root]), self.constraint)
+        x, values = self._covariates(data), self.basis.combined(M)
+        both = np.empty((len(x[0]), M.shape[1]), order="F")
+        for i in range(0, len(both), RUN):
+            both[i : i + RUN] = values([column[i : i + RUN] for column in x])
+        both = self._times_by(both, data)
         return both[:, : self.null_dimension], both[:, self.null_dimension :]
 
     def _covariates(self, data: Mapping[str, Any]) -> list[Array]:
@@ -112,23 +123,56 @@ class Smooth:
         return self._directions[:, self.null_dimension :]
 
     @cached_property
+    def overlap(self) -> bool:
+        """Whether some direction is seen by two penalties, as in tensor products."""
+        of = [S / np.linalg.norm(S) for S in self.penalties]
+        return any(np.linalg.norm(A @ B) > 1e-8 for i, A in enumerate(of) for B in of[:i])
+
+    @cached_property
     def roots(self) -> tuple[Float[Array, "c r"], ...]:
-        """R_i."""
-        norms = [np.linalg.norm(S) for S in self.penalties]
-        for i, S in enumerate(self.penalties):
-            for j in range(i):
-                if np.linalg.norm(S @ self.penalties[j]) > 1e-8 * norms[i] * norms[j]:
-                    raise ValueError(
-                        f"{self.label} has {len(norms)} penalties of the same directions, so its prior is not one of "
-                        "independent weights with one scale each. Use s() for one penalty."
-                    )
+        """R_i, where penalties do not overlap."""
+        if self.overlap:
+            raise ValueError(
+                f"{self.label} has {len(self.penalties)} penalties of the same directions, so its prior is not one of "
+                "independent weights with one scale each. Use its `root` and `shares`."
+            )
         left = len(self.wiggly.T)
         out = []
         for S in self.penalties:
             d, U = np.linalg.eigh(self.wiggly.T @ S @ self.wiggly)
-            rank = left if len(norms) == 1 else int(np.sum(d > 1e-10 * d[-1]))
+            rank = left if len(self.penalties) == 1 else int(np.sum(d > 1e-10 * d[-1]))
             out.append(self.wiggly @ (U[:, -rank:] / np.sqrt(d[-rank:])))
         return tuple(out)
+
+    @property
+    def root(self) -> Float[Array, "c r"]:
+        """R with RᵀS_iR = diag(D_·i) for each penalty; the R_i side by side where they do not overlap."""
+        return self._joint[0]
+
+    @property
+    def shares(self) -> Float[Array, "r m"]:
+        """D: how much each penalty sees of each weight u_j ~ N(0, v_j), 1/v_j = Σ_i D_ji/s_i²."""
+        return self._joint[1]
+
+    @cached_property
+    def _joint(self) -> tuple[Float[Array, "c r"], Float[Array, "r m"]]:
+        """Whitened by Σ_i S_i/‖S_i‖ the penalties commute, so the eigenvectors of a generic sum are those of each."""
+        m = len(self.penalties)
+        if not self.overlap:
+            return np.column_stack(self.roots), np.repeat(np.eye(m), [R.shape[1] for R in self.roots], axis=0)
+        norms = np.array([np.linalg.norm(S) for S in self.penalties])
+        d, U = np.linalg.eigh(sum(self.wiggly.T @ S @ self.wiggly / a for S, a in zip(self.penalties, norms, strict=True)))
+        white = self.wiggly @ (U / np.sqrt(d))
+        each = [white.T @ S @ white / a for S, a in zip(self.penalties, norms, strict=True)]
+        turn = np.linalg.eigh(sum(np.sqrt(i + 2) * S for i, S in enumerate(each)))[1]
+        turned = np.array([turn.T @ S @ turn for S in each])
+        D = np.einsum("ijj->ji", turned)
+        if np.abs(turned - np.einsum("ji,jk->ijk", D, np.eye(len(D)))).max() > 1e-8:
+            raise ValueError(
+                f"{self.label} has {m} penalties that are not diagonal in the same coordinates, so its weights are not "
+                "independent. Products of smooths have such coordinates: use te() or ti()."
+            )
+        return white @ turn, np.where(D > SEEN, D, 0.0) * norms
 
 
 def assembled(
@@ -145,11 +189,11 @@ def assembled(
     Times numbers that differ, the constant function is no longer one that an intercept stands for, so nothing is
     centred.
     """
-    X = basis.design([data[name] for name in names])
-    penalties, rescaling = zip(*(scaled(X, S) for S in basis.penalties), strict=True)
+    mean, largest = _size(basis, [np.asarray(data[name]) for name in names])
+    penalties, rescaling = zip(*(scaled(S, largest) for S in basis.penalties), strict=True)
     numeric = by is not None and data[by].dtype.kind in "iuf"
     centre = basis.centred and not (numeric and np.ptp(data[by]) > 0)  # type: ignore[index]
-    v = mirror(X.mean(axis=0)) if centre else None
+    v = mirror(mean) if centre else None
     penalties = tuple(centred(centred(S, v).T, v) for S in penalties)
     null_dimension = max(basis.null_dimension - centre, 0)
     if select and null_dimension:
@@ -163,6 +207,15 @@ def assembled(
         return (Smooth(f"{label}:{by}", names, *common, _renamed(scales, label, f"{label}:{by}"), by),)
     each = ((level, f"{label}:{by}[{level}]") for level in np.unique(data[by]))
     return tuple(Smooth(name, names, *common, _renamed(scales, label, name), by, level) for level, name in each)
+
+
+def _size(basis: SmoothBasis, x: Sequence[Array]) -> tuple[Float[Array, "k"], float]:
+    """Means of a basis' functions over rows, and ‖X‖_∞."""
+    total, largest, n = np.zeros(()), 0.0, len(x[0])
+    for i in range(0, n, RUN):
+        X = basis.design([column[i : i + RUN] for column in x])
+        total, largest = total + X.sum(axis=0), max(largest, float(np.linalg.norm(X, np.inf)))
+    return total / n, largest
 
 
 def _renamed(scales: tuple[str, ...], label: str, new: str) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ def _check_derivatives(
 def _check_stationary(model: Model, theta: Array, e: Evidence, where: str) -> None:
     """The score at the posterior mean is zero, in units of posterior standard deviations or of its parts."""
     if isinstance(e.posterior, Gaussian):
-        score = model.at(e.posterior.mean, theta[0]).score
+        score = model.compact(theta[0]).at(e.posterior.mean, theta[0]).score
         what = f"{where}: distance of the posterior mean from the mode, in standard deviations"
         agree(np.sqrt(score @ e.posterior.precision.solve(score)), 0.0, 1e-6, what)
     if isinstance(e.posterior, TermPosterior) and isinstance(model, LinearModel):
@@ -186,8 +186,9 @@ def _check_normal_equations(model: LinearModel, theta: Array, mean: dict[str, Ar
     slope = slope * np.prod([w for w in (rows.weights, rows.counts) if w is not None], axis=0)
     for term, own in model.term_theta(theta):
         pull, size = term.columns.T @ slope, np.linalg.norm(term.columns, axis=0) * np.linalg.norm(slope)
-        w, L2 = (0.0, 1.0) if term.flat else (mean[term.label], term.factor(own) ** 2)
-        expected = pull if term.flat else term.weights(L2 * pull)
+        L = np.ones(len(pull)) if term.flat else term.factor(own)
+        w, L2 = (0.0, 1.0) if term.flat else (mean[term.label], L @ L.T if term.kernel else L**2)
+        expected = pull if term.flat else term.weights(L2 @ pull if term.kernel else L2 * pull)
         what = f"{where}: {term.label!r} is not where the score is zero"
         agree(w, expected, 1e-7, what, np.abs(w).max(initial=0) + np.max(L2 * size, initial=0) + 1e-300)
 
@@ -199,7 +200,8 @@ def _dense_log_evidence(model: LinearModel, theta: Float[Array, "k"]) -> float:
     K = theta[-1] ** 2 * np.diag(np.ones(len(i)) if rows.weights is None else 1 / rows.weights[i])
     for term, own in model.term_theta(theta):
         if not term.flat:
-            X = (term.columns @ term.factor(own) if term.grouped else term.columns * term.factor(own))[i]
+            L = term.factor(own)
+            X = (term.columns @ L if L.ndim == 2 else term.columns * L)[i]
             K += (X @ X.T) * (term.codes[i, None] == term.codes[i] if term.grouped else 1)  # type: ignore[attr-defined]
     y = np.asarray(rows.y, float).reshape(-1)[i] - (0 if model.offset is None else model.offset[i])
     X = np.column_stack([np.zeros((len(i), 0)), *(t.columns[i] for t in model.prior if t.flat)])

@@ -135,6 +135,11 @@ class Densities:
         return Staged.of(self.draw, key, (self.theta.size,)).compiled(derivatives.batched)
 
     @cached_property
+    def hyperprior(self) -> Callable[..., Any]:
+        """θ → log p(θ), its gradient and Hessian."""
+        return Staged.of(self.log_hyperprior, (self.theta.size,)).compiled(derivatives.in_theta)
+
+    @cached_property
     def gradients_by_site(self) -> Callable[..., Any]:
         """(w, θ) → density of each site, and its derivatives."""
         return self.staged(self.by_site).compiled(derivatives.gradients)

@@ -61,6 +61,16 @@ def plain(f: Density) -> Density:
     return lambda constants, *args: f(constants, *args)
 
 
+def in_theta(f: Density) -> Density:
+    """f(θ), its gradient and its Hessian."""
+    return lambda constants, t: (f(constants, t), jax.grad(f, 1)(constants, t), jax.hessian(f, 1)(constants, t))
+
+
 def gradients(f: Density) -> Density:
-    """f, which is a vector, and its derivatives in w and θ."""
-    return lambda constants, w, theta: (f(constants, w, theta), *jax.jacrev(f, (1, 2))(constants, w, theta))
+    """f, which is a dictionary of numbers, and their derivatives in w and θ."""
+
+    def run(constants: Any, w: Any, theta: Any) -> tuple[Any, Any, Any]:
+        both = jax.jacrev(f, (1, 2))(constants, w, theta)
+        return f(constants, w, theta), {n: d[0] for n, d in both.items()}, {n: d[1] for n, d in both.items()}
+
+    return run

@@ -147,6 +147,10 @@ class Program(Model):
                 "or use method='laplace'."
             ) from error
 
+    @property
+    def log_hyperprior(self):
+        return self.densities.hyperprior if any(site.has_prior for site in self.densities.theta.sites) else None
+
     def start_weights(self):
         return self._start
 
@@ -191,7 +195,7 @@ class Program(Model):
         """Around each site's prior median where it has a prior; around its initial value where it is a ``param``."""
         centre = self.densities.theta.start
         positive = np.array([isinstance(h.support, Positive) for h in self.hyperparameters], bool)
-        return np.where(positive, np.multiply.outer([0.3, 1.0, 3.0], centre), centre)
+        return np.where(positive, np.multiply.outer([0.2, 1.0, 5.0], centre), centre)
 
     def posterior(self, theta: Float[Array, "k"], joint: Gaussian) -> ProgramPosterior:
         """What is known of the latent sites, by name."""

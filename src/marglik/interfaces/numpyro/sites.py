@@ -64,6 +64,7 @@ class Maximised:
     name: str
     shape: tuple[int, ...]
     constraint: Any
+    has_prior: bool
     start: Array
     lower: Array
     upper: Array
@@ -98,6 +99,11 @@ class Call:
                 raise BadProgram(
                     f"The program cannot be called with what was given ({error}). Give its arguments as args=(…) "
                     "and kwargs={…}."
+                ) from error
+            if isinstance(error, jax.errors.TracerArrayConversionError):
+                raise BadProgram(
+                    "The program hands a value that NumPyro draws to NumPy, which cannot be differentiated. Use "
+                    "jax.numpy inside the program, and jnp.asarray for arrays that such a value indexes."
                 ) from error
             raise
         return found, staged.compiled(derivatives.plain)()
@@ -148,7 +154,7 @@ def _refuse_name(name: str, known: list[str]) -> None:
 def _maximised(name: str, site: Any, numbers: Mapping[str, Array]) -> Maximised:
     shape = np.shape(site["value"])
     start, lower, upper = (np.broadcast_to(numbers[what], shape) for what in ("start", "lower", "upper"))
-    return Maximised(name, shape, _constraint(site), start, lower, upper)
+    return Maximised(name, shape, _constraint(site), site["type"] == "sample", start, lower, upper)
 
 
 def _latent(name: str, site: Any) -> Latent:
