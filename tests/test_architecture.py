@@ -16,10 +16,10 @@ TESTS = Path(__file__).parent
 LAYERS = [  # a module imports from layers before its own alone
     {"", "bases", "hyperparameters", "lags", "linalg", "roots", "rows", "textbook", "validate"}
     | {"likelihoods.averages", "likelihoods.numerical", "likelihoods.special"},
-    {"columns", "interfaces", "report", "likelihoods.base", "likelihoods.links", "priors.base", "spectrum", "hyperpriors"}
+    {"columns", "kernels", "interfaces", "report", "likelihoods.base", "likelihoods.links", "priors.base", "spectrum", "hyperpriors"}
     | {"interfaces.calls", "interfaces.data", "interfaces.factors", "interfaces.groups"},
     {f"likelihoods.{outcomes}" for outcomes in ("binary", "counts", "positive", "proportions", "real")}
-    | {"interfaces.grammar", "smooths.base", "smooths.sampling", "priors.dense", "priors.effects", "priors.field", "priors.smooth"},
+    | {"interfaces.grammar", "smooths.base", "smooths.sampling", "priors.dense", "priors.effects", "priors.field", "priors.process", "priors.smooth"},
     {"likelihoods", "priors", "smooths.knots"},
     {"expansion", "gram", "levels", "components", "thin", "report.tour", "interfaces.designs", "interfaces.special"}
     | {f"smooths.{basis}" for basis in ("cubic", "p_spline", "random_effect", "thin_plate")},
@@ -50,7 +50,7 @@ LAYERS = [  # a module imports from layers before its own alone
     {"interfaces.numpyro.posterior"},
     {"interfaces.numpyro.program"},
     {"testing", "interfaces.formula", "interfaces.smooth_terms", "interfaces.numpyro", "interfaces.sklearn"},
-    {"interfaces.classifier", "interfaces.front", "report.text", "saving"},
+    {"interfaces.classifier", "interfaces.front", "interfaces.process", "interfaces.process_terms", "report.text", "saving"},
     {"report.smooth_plots"},
     {"report.plots"},
     {"interfaces.cli"},

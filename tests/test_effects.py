@@ -65,16 +65,21 @@ def test_a_curve_with_its_band(family):
     np.testing.assert_allclose(wide["se"], np.sqrt(se**2 + np.einsum("nk,kl,nl->n", J, V, J)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["gaussian", "poisson"])
-def test_under_ml_the_band_is_that_of_the_same_scales(family):
-    response = "y" if family == "gaussian" else "count"
-    ml = marglik.fit(f"{response} ~ s(x)", DATA, family=family, reml=False)
-    estimates = dict(ml.hyperparameters["estimate"])
-    held = marglik.fit(f"{response} ~ s(x)", DATA, family=family, fixed=estimates)
+def test_under_ml_the_band_is_that_of_the_same_scales():
+    ml = marglik.fit("y ~ s(x)", DATA, reml=False)
+    held = marglik.fit("y ~ s(x)", DATA, fixed=dict(ml.hyperparameters["estimate"]))
     pd.testing.assert_frame_equal(ml.effect("s(x)", at=AT), held.effect("s(x)", at=AT), rtol=1e-6)
-    wide = ml.effect("s(x)", at=AT, hyperparameters=True)["se"]
-    assert (wide > ml.effect("s(x)", at=AT)["se"]).all()
     pd.testing.assert_frame_equal(held.effect("s(x)", at=AT, hyperparameters=True), held.effect("s(x)", at=AT))
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("family", ["gaussian", "poisson"])
+def test_a_curve_is_a_part_of_the_predictor(family, reml):
+    fit = marglik.fit(f"{'y' if family == 'gaussian' else 'count'} ~ z + s(x)", DATA, family=family, reml=reml)
+    band = fit.predict(AT, include="s(x)", interval=0.95, scale="link")
+    found = fit.effect("s(x)", at=AT)
+    np.testing.assert_allclose(found[["estimate", "lower", "upper"]], band, rtol=1e-12)
+    assert (fit.effect("s(x)", at=AT, hyperparameters=True)["se"] > found["se"]).all()
 
 
 def test_grids():
@@ -97,7 +102,9 @@ def test_the_effect_of_a_function_of_a_column():
     again = marglik.fit("y ~ s(u, k=6)", DATA.assign(u=np.log(X)))
     assert list(fit.effect("s(log(x))").columns[:1]) == ["x"]
     np.testing.assert_allclose(
-        fit.effect("s(log(x))", at=AT)["estimate"], again.effect("s(u)", at={"u": np.log(AT["x"])})["estimate"], rtol=1e-9
+        fit.effect("s(log(x))", at=AT)["estimate"],
+        again.effect("s(u)", at={"u": np.log(AT["x"])})["estimate"],
+        rtol=1e-9,
     )
 
 
@@ -110,7 +117,9 @@ def test_effects_sum_to_the_predictor():
 
 def test_what_has_no_effect_to_show():
     fit = marglik.fit("y ~ z + s(x)", DATA)
-    with pytest.raises(ValueError, match=r"'z' is none\..* The smooths are s\(x\)\. Coefficients are in fit\.fixed_effects"):
+    with pytest.raises(
+        ValueError, match=r"'z' is none\..* The smooths are s\(x\)\. Coefficients are in fit\.fixed_effects"
+    ):
         fit.effect("z")
     with pytest.raises(ValueError, match="This fit has no smooths"):
         marglik.fit("y ~ z", DATA).effect("s(x)")

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from marglik.priors import Flat, Gaussian, Prior, RandomEffects, ReceptiveField, Ridge, Term
+from marglik.priors import Flat, Gaussian, GaussianProcess, Prior, RandomEffects, ReceptiveField, Ridge, Smooth, Term
 from marglik.testing import check_prior, derivative
 
 rng = np.random.default_rng(3)
@@ -16,13 +16,19 @@ EXAMPLES = {
     "ridge": lambda c: Ridge(c * X),
     "random_effects": lambda c: RandomEffects(CODES, "wxyz", c * X[:, :2], ("u", "v"), "g"),
     "gaussian": lambda c: Gaussian(c * X, 0.3, COVARIANCE),
+    "smooth": lambda c: Smooth(c * X, [[1, 0], [0.5, 0.2], [0, 3]], ["sd(a)", "sd(b)"]),
     "receptive_field": lambda c: ReceptiveField(c * X, 3),
+    "gaussian_process": lambda c: GaussianProcess(np.arange(12) // 2, "Matern(nu=1.5)"),
 }
+NO_COLUMNS_GIVEN = {"gaussian_process"}
 MORE = {
     "independent": lambda c: RandomEffects(CODES, "wxyz", c * X[:, :2], ("u", "v"), "g", correlated=False),
     "three correlated": lambda c: RandomEffects(CODES, "wxyz", c * X, ("u", "v", "w"), "g"),
     "in another order": lambda c: RandomEffects(CODES, "wxyz", c * X, ("u", "v", "w"), "g", order=(2, 0, 1)),
     "correlation held": lambda c: RandomEffects(CODES, "wxyz", c * X[:, :2], ("u", "v"), "g", held_correlation=0.4),
+    "three penalties": lambda c: Smooth(
+        c * np.tile(X, 2), np.array([[1, 0, 0], [0, 2, 0], [0, 0, 1], [1, 3, 0], [0, 1, 0.2], [2, 0.3, 1]]), "abc"
+    ),
     "bands": lambda c: Ridge(c * X, groups=[0, 1, 0], scales=["sd(a)", "sd(b)"]),
 }
 ONE_COLUMN = {
@@ -34,7 +40,7 @@ ONE_COLUMN = {
 
 @pytest.mark.parametrize("name", sorted(Term.registry))
 def test_contract(name):
-    check_prior(EXAMPLES[name](1.0), scaled=EXAMPLES[name])
+    check_prior(EXAMPLES[name](1.0), scaled=None if name in NO_COLUMNS_GIVEN else EXAMPLES[name])
 
 
 @pytest.mark.parametrize("name", MORE)
@@ -190,3 +196,52 @@ def test_contract_sees_faults(fault):
 def test_contract_sees_units_that_do_not_follow_the_columns():
     with pytest.raises(AssertionError, match="columns times 100 must divide units by 100"):
         check_prior(RIDGE, scaled=lambda c: EXAMPLES["ridge"](np.sqrt(c)))
+
+
+PENALTIES = np.array([[1, 0, 0], [0.3, 2, 0], [0, 1, 0.1], [2, 0.3, 1]])
+
+
+@pytest.mark.parametrize("theta", [(0.5, 2, 3), (-0.5, 2, 3), (1e-9, 2, 1e7), (0, 2, 3), (0, 0, 3), (1, 1e-120, 1e120)])
+def test_variances_under_several_penalties(theta):
+    """v_j = 1 / Σ_i D_ji/s_i², in units of the least scale."""
+    term, theta = Smooth(np.ones((5, 4)), PENALTIES, "abc"), np.array(theta, float)
+    seen = np.where(PENALTIES > 0, np.abs(theta), np.inf)
+    least = seen.min(axis=1, keepdims=True)
+    share = np.where(seen > least, least, 1) / np.where(seen > least, seen, 1)
+    variance = least[:, 0] ** 2 / np.sum(PENALTIES * share**2, axis=1)
+    np.testing.assert_allclose(term.covariance(theta), variance, rtol=1e-14)
+    np.testing.assert_allclose(term.factor(theta) ** 2, variance, rtol=1e-14)
+
+
+@pytest.mark.parametrize("theta", [(0.5, 2, 3), (-0.5, 2, 3), (0, 2, 3), (0.7, 0, 3)])
+def test_variances_move_as_their_derivatives_say(theta):
+    term, theta = Smooth(np.ones((5, 4)), PENALTIES, "abc"), np.array(theta, float)
+    first, second = term.covariance_tangents(theta), term.covariance_curvatures(theta)
+    for i, e in enumerate(np.eye(3)):
+        for found, f in ((first, term.covariance), (second, term.covariance_tangents)):
+            slope = derivative(lambda t, e=e, f=f: f(theta + t * e))
+            np.testing.assert_allclose(found[i], slope, rtol=0, atol=1e-8 * max(1, np.abs(slope).max()))
+
+
+def test_an_infinite_scale_takes_out_its_penalty():
+    term, alone = (Smooth(np.ones((5, 2)), D, "ab"[: np.shape(D)[1]]) for D in ([[1, 2], [3, 1]], [[1], [3]]))
+    np.testing.assert_allclose(term.factor(np.array([0.7, np.inf])), alone.factor(np.array([0.7])), rtol=1e-15)
+    slopes = term.factor_vjp(np.array([0.7, np.inf]), np.ones(2))
+    np.testing.assert_allclose(slopes, [*alone.factor_vjp(np.array([0.7]), np.ones(2)), 0], rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("D", "message"),
+    [
+        ([[1, 0]], r"'te' has 3 columns and 2 scales, but its penalties have shape \(1, 2\)\. Give \(3, 2\)\."),
+        (
+            [[1, 0], [0, 0], [0, 1]],
+            "Column 1 of 'te' is seen by no penalty, so its weight is flat. Give it to a Flat term.",
+        ),
+        ([[1, 0], [1, 0], [1, 0]], "'sd\\(b\\)' of 'te' is the scale of a penalty that sees nothing."),
+        ([[1, 0], [-1, 0], [1, 1]], "The penalties of 'te' must be finite and not negative."),
+    ],
+)
+def test_bad_penalties(D, message):
+    with pytest.raises(ValueError, match=message):
+        Smooth(X, D, ["sd(a)", "sd(b)"], "te")

@@ -20,7 +20,7 @@ CASES = {
 GAUSSIAN = [name for name, (_, family) in CASES.items() if family == "gaussian"]
 FOLDER = Path(__file__).parent / "data" / "gam_formulas"
 FITS = json.loads((FOLDER / "fits.json").read_text())
-ASKED = {"weighted": {"weights": "w"}, "selected": {"select": True}}
+ASKED = {"weighted": {"weights": "w"}, "selected": {"select": True}, "selected_product": {"select": True}}
 
 
 @pytest.mark.parametrize(("name", "criterion"), [*((n, "REML") for n in CASES), *((n, "ML") for n in GAUSSIAN)])

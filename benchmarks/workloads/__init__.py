@@ -14,6 +14,7 @@ MODULES = {
     "w6-logistic": "w6_logistic",
     "w7": "w7_smooths",
     "full-bayes": "full_bayes",
+    "w9": "w9_programs",
 }
 
 

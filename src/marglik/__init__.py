@@ -16,6 +16,7 @@ _HOMES = {
     "load": "marglik.saving",
     "Fit": "marglik.fitted",
     "lagged": "marglik.lags",
+    "GaussianProcessEB": "marglik.interfaces.process",
     "LogisticRidgeEB": "marglik.interfaces.classifier",
     "RidgeEB": "marglik.interfaces.sklearn",
     "LinearModel": "marglik.model",
@@ -24,6 +25,7 @@ _HOMES = {
     "Ridge": "marglik.priors",
     "RandomEffects": "marglik.priors",
     "ReceptiveField": "marglik.priors",
+    "GaussianProcess": "marglik.priors",
     "Gaussian": "marglik.likelihoods",
     "Poisson": "marglik.likelihoods",
     "half_cauchy": "marglik.hyperpriors",
@@ -36,6 +38,8 @@ __all__ = [
     "Fit",
     "Flat",
     "Gaussian",
+    "GaussianProcess",
+    "GaussianProcessEB",
     "InMemory",
     "LinearModel",
     "LogisticRidgeEB",
@@ -62,11 +66,12 @@ if TYPE_CHECKING:
     from marglik.hyperpriors import half_cauchy, half_normal, penalised_complexity
     from marglik.interfaces.classifier import LogisticRidgeEB
     from marglik.interfaces.front import fit
+    from marglik.interfaces.process import GaussianProcessEB
     from marglik.interfaces.sklearn import RidgeEB
     from marglik.lags import lagged
     from marglik.likelihoods import Gaussian, Poisson
     from marglik.model import LinearModel
-    from marglik.priors import Flat, RandomEffects, ReceptiveField, Ridge
+    from marglik.priors import Flat, GaussianProcess, RandomEffects, ReceptiveField, Ridge
     from marglik.rows import InMemory
     from marglik.saving import load
 

@@ -74,4 +74,5 @@ def slopes(fit: Fit, rows: NewRows) -> tuple[Float[Array, "n k"], Float[Array, "
         return posterior.linear_predictor(rows)[0]
 
     J = [(mean(phi + STEP * e) - mean(phi - STEP * e)) / (2 * STEP) for e in np.eye(len(own))[free]]
-    return np.array(J).reshape(len(free), -1).T, V[np.ix_(free, free)]
+    n = len(next(iter(rows.columns.values())))
+    return np.array(J).reshape(len(free), n).T, V[np.ix_(free, free)]

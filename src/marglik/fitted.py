@@ -16,7 +16,7 @@ from marglik.evidence import Evidence, EvidenceMethod, evaluate
 from marglik.model import LinearModel, Model
 from marglik.newrows import rows_to_predict
 from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
-from marglik.prediction import one_of, predicted
+from marglik.prediction import linear_predictor, one_of, predicted
 from marglik.simulation import simulate
 from marglik.targets import TargetsPosterior, one
 from marglik.validate import Unsupported
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from marglik.integrated import Integrated
+
+A_PROGRAM = "A program has no {}: that is for linear models. Its sites are in fit.posterior.mean."
 
 
 class Source(Protocol):
@@ -273,14 +275,13 @@ class Fit:
 
     def _terms(self, what: str) -> TermPosterior:
         if not isinstance(self.posterior, TermPosterior):
-            raise Unsupported(
-                f"A program has no {what}: that is for linear models. Its sites are in fit.posterior.mean."
-            )
+            raise Unsupported(A_PROGRAM.format(what))
         return self.posterior
 
     @property
     def _linear(self) -> LinearModel:
-        assert isinstance(self.model, LinearModel)
+        if not isinstance(self.model, LinearModel):
+            raise Unsupported(A_PROGRAM.format("terms"))
         return self.model
 
     def vcov(self) -> DataFrame:
@@ -438,11 +439,7 @@ class Fit:
         return predicted(model.likelihood, own, self._linear_predictor(posterior, rows), interval, scale, average)
 
     def _linear_predictor(self, posterior: TermPosterior, rows: NewRows) -> tuple[Array, Array]:
-        """Mean and variance of η, that of levels which were not seen included."""
-        eta, variance = posterior.linear_predictor(rows)
-        for term, theta in self._linear.term_theta(self.optimum.theta[0]) if rows.unseen else ():
-            variance = variance + rows.unseen.get(term.label, 0.0) * (term.factor(theta)[0] ** 2 if len(theta) else 0.0)
-        return eta, variance
+        return linear_predictor(self._linear, self.optimum.theta[0], posterior, rows)
 
     def effect(
         self, label: str, at: Any = None, n: int | None = None, interval: float = 0.95, hyperparameters: bool = False
@@ -484,9 +481,9 @@ class Fit:
         >>> y = np.sin(6 * x) + np.random.default_rng(0).normal(0, 0.2, 60)
         >>> marglik.fit("y ~ s(x)", {"x": x, "y": y}).effect("s(x)", n=3).round(2)
              x  estimate    se  lower  upper
-        0  0.0     -0.16  0.13  -0.41   0.09
-        1  0.5      0.12  0.06   0.00   0.25
-        2  1.0     -0.42  0.13  -0.67  -0.17
+        0  0.0      0.03  0.10  -0.16   0.22
+        1  0.5      0.06  0.05  -0.04   0.16
+        2  1.0     -0.42  0.10  -0.62  -0.23
         """
         from marglik.effects import effect
 

@@ -81,5 +81,7 @@ def _since_start(n: int, trial: Any) -> Array:
     new[1:] = label[1:] != label[:-1]
     if new.sum() > len(np.unique(label)):
         again = next(t for t in np.unique(label) if (new & (label == t)).sum() > 1)
-        raise ValueError(f"The rows of trial {again!s} are not next to each other. Sort the rows by trial, then by time.")
+        raise ValueError(
+            f"The rows of trial {again!s} are not next to each other. Sort the rows by trial, then by time."
+        )
     return at - np.maximum.accumulate(np.where(new, at, 0))

@@ -67,8 +67,8 @@ class Objective:
 
     @cached_property
     def slack(self) -> float:
-        """Curvature taken as none: where a factor is singular, its other columns may turn freely."""
-        return 1e-7 if self.hyperparameters.triangles else 0.0
+        """Curvature taken as none: where a factor is singular, its other columns may turn freely; else by rounding."""
+        return 1e-7 if self.hyperparameters.triangles else 1e-14
 
     def evidence(self, theta: Float[Array, "V k"], warm: Any = None) -> Evidence:
         """The evidence alone."""
@@ -83,8 +83,8 @@ class Objective:
         if "mode" in e.checks:
             value = np.full_like(value, -np.inf)
         if self.log_prior is not None:
-            here, first, second = self.log_prior(theta[0])
-            value, gradient, hessian = value + here, gradient + first, None if hessian is None else hessian + second
+            log_p, slope, curved = self.log_prior(theta[0])
+            value, gradient, hessian = value + log_p, gradient + slope, None if hessian is None else hessian + curved
         for name, prior in self.hyperprior.items():
             i = self.hyperparameters.index(name)
             here, first, second = _log_prior(getattr(prior, "logpdf", prior), theta[:, i])
@@ -415,11 +415,15 @@ def _secant(H: Float[Array, "1 k k"], step: Float[Array, "k"], change: Float[Arr
 
 
 def _at_a_limit(objective: Objective, theta: Array, hessian: Array, free: Array) -> Bool[Array, "V k"]:
-    """Positive coordinates far below their natural size, or far above, along which the evidence no longer bends."""
+    """Positive coordinates far below their natural size, or far above, along which the evidence no longer bends.
+
+    Where it does not bend at all, as for a length scale shorter than a step of the grid, half or twice the size is far.
+    """
     positive = np.array([isinstance(h.support, Positive) for h in objective.hyperparameters], bool)
     ratio = theta / objective.units
-    far = (ratio < SMALL) | (ratio > 1 / SMALL)
-    return free & positive & far & (np.abs(np.einsum("vkk->vk", hessian)) < FLAT)
+    bend = np.abs(np.einsum("vkk->vk", hessian))
+    far = (ratio < SMALL) | (ratio > 1 / SMALL) | ((bend < NEGLIGIBLE) & ((ratio < 1 / 2) | (ratio > 2)))
+    return free & positive & far & (bend < FLAT)
 
 
 def _newton_step(g: Array, H: Array, free: Array, radius: Array, slack: float = 0.0) -> tuple[Array, Array, Array]:

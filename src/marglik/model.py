@@ -13,9 +13,9 @@ import numpy as np
 
 from marglik import gram
 from marglik.columns import Columns, Factor, in_columns
+from marglik.components import Component, components
 from marglik.expansion import Expansion, LinearExpansion
 from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
-from marglik.components import Component, components
 from marglik.levels import Grouping, LevelSums, sum_levels
 from marglik.likelihoods import Likelihood
 from marglik.linalg import Arrow, Scaling

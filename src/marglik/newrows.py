@@ -47,7 +47,7 @@ def owned_columns(term: Flat, X: Array, wanted: Collection[str]) -> Array | None
 def own_rows(model: LinearModel, wanted: set[str]) -> NewRows:
     """The rows of the fit itself."""
     terms = [t for t in model.prior if t.label in wanted and not t.flat]
-    columns = {t.label: t.design for t in terms}
+    columns = {t.label: t.inputs for t in terms}
     for term in model.prior:
         if term.flat and (X := owned_columns(term, term.design, wanted)) is not None:  # type: ignore[arg-type]
             columns[term.label] = X
@@ -84,8 +84,8 @@ def array_rows(model: LinearModel, new: Any, wanted: set[str]) -> NewRows:
             codes[term.label], columns[term.label] = np.asarray(X), Z
             continue
         X = np.asarray(new[term.label], float).reshape(len(new[term.label]), -1)
-        if X.shape[1] != len(term.names):
-            raise ValueError(f"Term {term.label!r} has {len(term.names)} columns, but {X.shape[1]} were given.")
+        if X.shape[1] != len(term.input_names):
+            raise ValueError(f"Term {term.label!r} has {len(term.input_names)} columns, but {X.shape[1]} were given.")
         columns[term.label] = X * term.owned(wanted) if term.flat else X  # type: ignore[attr-defined]
     rows = {label: len(X) for label, X in columns.items()}
     if len(set(rows.values())) > 1:

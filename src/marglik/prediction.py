@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
     from marglik.likelihoods import Likelihood
+    from marglik.model import LinearModel
+
+
+def linear_predictor(
+    model: LinearModel, theta: Float[Array, "k"], posterior: Any, rows: Any
+) -> tuple[Float[Array, "n *V"], Float[Array, "n *V"]]:
+    """Mean and variance of η at new rows, that of what the fit has no weights for included."""
+    terms = list(model.term_theta(theta))
+    own = {t.label: t.conditional(rows.columns[t.label], x) for t, x in terms if t.label in rows.columns}
+    columns = {**rows.columns, **{label: known for label, (known, _) in own.items()}}
+    eta, variance = posterior.linear_predictor(rows._replace(columns=columns))
+    variance = variance + sum(more for _, more in own.values())
+    for term, x in terms if rows.unseen else ():
+        variance = variance + rows.unseen.get(term.label, 0.0) * (term.factor(x)[0] ** 2 if len(x) else 0.0)
+    return eta, variance
 
 
 def predicted(

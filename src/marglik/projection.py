@@ -124,7 +124,8 @@ class Projection:
             if c.m > 1 and L.ndim == 2:
                 L = L.T if transposed else L
                 if c.q == 1:
-                    out[c.place[0]] = product(L, X[c.place[0]]).reshape(-1, *X.shape[1:])
+                    place = c.place[0]  # type: ignore[index]
+                    out[place] = product(L, X[place]).reshape(-1, *X.shape[1:])
                 else:
                     out[c.place] = np.einsum("ij,qj...->qi...", L, X[c.place])
         return out

@@ -6,11 +6,12 @@ import pytest
 from scipy.linalg import block_diag, null_space
 from scipy.stats import multivariate_normal
 
-from marglik.evidence import Exact, evaluate
+from marglik.evidence import Exact, Laplace, evaluate
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
+from marglik.priors import Flat, ReceptiveField, Smooth
 from marglik.testing import check_evidence, derivative
-from mixed_problems import AB, FLAT, OPTIONS, PAIR, STRUCTURES, TRIPLE, A, G, X, effects, problem, somewhere
+from mixed_problems import AB, FLAT, OPTIONS, PAIR, STRUCTURES, TRIPLE, A, G, H, U, X, effects, problem, somewhere
 from truth import Truth
 
 
@@ -207,3 +208,48 @@ def test_nested_models_agree():
         there = np.append(there, np.zeros(len(many.hyperparameters) - 1 - len(there)))
         found = [Exact()(m, np.append(t, 0.6)).log_value for m, t in ((few, at), (many, there))]
         np.testing.assert_allclose(*found, rtol=1e-12)
+
+
+FIELD = ReceptiveField(U, 4)
+OVERLAPPING = Smooth(U[:, :3], [[1, 0], [0.5, 2], [0, 0.3]], ["sd(a)", "sd(b)"], "te")
+VARYING = {
+    "whole": (FLAT + FIELD, [0.8, 1.3, 0.5]),
+    "whole beside slopes": (FIELD + FLAT + effects(G, "g", **PAIR), [0.8, 1.3, 0.7, 0.2, 0.4, 0.5]),
+    "diagonal beside slopes": (FLAT + OVERLAPPING + effects(G, "g", **PAIR), [0.8, 1.3, 0.7, 0.2, 0.4, 0.5]),
+    "both, crossed": (
+        OVERLAPPING + effects(G, "g") + FLAT + effects(H, "h", **PAIR) + FIELD,
+        [0.4, 1.5, 0.6, 0.7, 0.2, 0.4, 0.9, 1.1, 0.5],
+    ),
+}
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("zero", [None, 0])
+@pytest.mark.parametrize("name", VARYING)
+def test_terms_that_state_their_covariance(name, zero, reml):
+    """Exact: held to the density of y with its covariance written out, and to differences."""
+    prior, theta = VARYING[name]
+    theta = np.array(theta)
+    if zero is not None:
+        theta[zero] = 0.0
+    model = LinearModel(Gaussian(), prior, problem("intercept").rows, reml=reml)
+    check_evidence(Exact(), model, theta)
+    if reml:
+        found, expected = (evaluate(m, model, theta[None]) for m in (Exact(), Laplace()))
+        np.testing.assert_allclose(found.log_value, expected.log_value, rtol=1e-12)
+        np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_scales_of_any_ratio_under_several_penalties(scale):
+    """A penalty that is no more is one left out, one without limit leaves its weights out."""
+    D = OVERLAPPING.penalties
+    kept = D[:, 0] > 0 if scale > 1 else D[:, 1] == 0
+    one = Smooth(U[:, :3][:, kept], D[kept, :1], ["sd(a)"], "te")
+    free = Flat(np.column_stack([FLAT.X, U[:, :3][:, ~kept]])) if scale > 1 else FLAT
+    y, theta = problem("intercept").rows, np.array([0.8, scale, 0.5])
+    whole, part = LinearModel(Gaussian(), FLAT + OVERLAPPING, y), LinearModel(Gaussian(), free + one, y)
+    found, expected = (Exact()(m, t) for m, t in ((whole, theta), (part, np.delete(theta, 1))))
+    unit = np.log(scale**2 / D[~kept, 1] * 2 * np.pi).sum() / 2 if scale > 1 else 0.0
+    np.testing.assert_allclose(found.log_value + unit, expected.log_value, rtol=1e-9)
+    np.testing.assert_allclose(np.delete(found.gradient, 1), expected.gradient, rtol=0, atol=1e-7)

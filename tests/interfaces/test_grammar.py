@@ -146,7 +146,6 @@ BAD = {
     "y ~ ridge(x, z, x)": "'ridge(x, z, x)' names 'x' twice. Keep one.",
     "y ~ x - ridge(z)": "'ridge(z)' cannot be taken away with a minus; leave it out of the formula.",
     "y ~ t2(x, z)": "'t2(x, z)' asks for tensor products of another form than te(), which formulas do not have yet.",
-    "y ~ gp(t, kernel=rbf)": "'gp(t, kernel=rbf)' asks for Gaussian processes, which formulas do not have yet.",
     "y ~ (s(x) | g)": "'s(x)' has s() inside. It is a term of its own: join terms by +.",
     "y ~ log(s(x))": "'log(s(x))' has s() inside. It is a term of its own: join terms by +.",
     "y ~ s(x) - s(z)": "'s(z)' cannot be taken away with a minus; leave it out of the formula.",

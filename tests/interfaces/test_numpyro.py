@@ -13,6 +13,8 @@ jax = pytest.importorskip("jax")
 numpyro = pytest.importorskip("numpyro")
 import jax.numpy as jnp  # noqa: E402
 import numpyro.distributions as dist  # noqa: E402
+from numpyro import handlers  # noqa: E402
+from numpyro.infer.util import log_density  # noqa: E402
 
 Y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
 SIGMA = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
@@ -181,6 +183,12 @@ def test_nothing_free_just_evaluates():
 def test_the_callers_configuration_is_left_alone(fits):
     assert not jax.config.jax_enable_x64
     assert jnp.ones(2).dtype == jnp.float32
+    seeded = handlers.seed(lambda: schools(Y, SIGMA, dist.Normal(0, 5)), 0)
+    sites = {"mu": 0.0, "tau": 1.0, "theta": np.zeros(8, np.float32)}
+    density, _ = log_density(seeded, (), {}, sites)  # of the very arrays that were fitted
+    assert density.dtype == jnp.float32
+    expected = stats.norm(0, SIGMA).logpdf(Y).sum() + stats.norm(0, 5).logpdf(0) + 8 * stats.norm.logpdf(0)
+    np.testing.assert_allclose(density, expected + stats.halfcauchy(0, 5).logpdf(1.0), rtol=1e-5)
 
 
 def test_bad_programs_get_a_sentence(monkeypatch):

@@ -26,7 +26,9 @@ def test_missing_data():
         w = numpyro.sample("w", dist.Normal(0, 2.0))
         numpyro.sample("effect", dist.Normal(w, 1.0), obs=y)
 
-    refused("2 of the observed values of site 'effect' are NaN. Leave them out", program, np.array([0.3, np.nan, np.nan]))
+    refused(
+        "2 of the observed values of site 'effect' are NaN. Leave them out", program, np.array([0.3, np.nan, np.nan])
+    )
 
 
 def test_density_of_zero_everywhere():
@@ -35,7 +37,9 @@ def test_density_of_zero_everywhere():
         numpyro.sample("good", dist.Normal(w, 1.0), obs=y)
         numpyro.factor("wall", jnp.where(w < 1e9, -jnp.inf, 0.0))
 
-    refused("not finite at any start: at zero .* 8 draws from the prior the log density of site 'wall' is -inf", program, Y)
+    refused(
+        "not finite at any start: at zero .* 8 draws from the prior the log density of site 'wall' is -inf", program, Y
+    )
 
 
 def test_nan_gradient():

@@ -84,7 +84,7 @@ class _Derivatives:
 
     @cached_property
     def gradient(self) -> Float[Array, "k"]:
-        """ℓ depends on the size of all scales, σ among them, through −ν log c − φ/2c² alone (Euler): this gives the noise's slope."""
+        """ℓ depends on a factor c of all scales through −ν log c − φ/2c² alone (Euler), which gives the noise's."""
         values, slope, _ = self._first
         theta, kept = self.at.theta, self.coordinates >= 0
         phi = self.at.quadratic / theta[-1] ** 2

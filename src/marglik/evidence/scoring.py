@@ -75,7 +75,7 @@ def interior_maximum(method: EvidenceMethod, model: Model, theta: Float[Array, "
     found = search.climbed()
     if found is None or search.rises_from_zero(found) or search.better_without_a_scale(found):
         return None
-    return Peak(found.theta[None], found.posterior)
+    return Peak(found.theta[None], Gaussian(found.posterior.near(found.theta), found.posterior.precision))
 
 
 class Near(NamedTuple):

@@ -23,9 +23,9 @@ SPELT_OTHERWISE = {
     "Q": "the name in backticks, such as `my x`",
 }
 """What other languages call something that has a spelling here."""
-CALLS = ("s", "te", "ti")
+CALLS = ("s", "te", "ti", "gp")
 """Terms that are calls; `marglik.interfaces.special` knows what they stand for."""
-LATER = {"gp": "Gaussian processes", "t2": "tensor products of another form than te()"}
+LATER = {"t2": "tensor products of another form than te()"}
 
 
 @dataclass(frozen=True)

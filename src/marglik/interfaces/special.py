@@ -93,7 +93,7 @@ class Special(ABC):
         """Values of the columns at which to show its effect, n of each that is a number."""
 
 
-HOMES: Mapping[str, str] = dict.fromkeys(("s", "te", "ti"), "smooth_terms")
+HOMES: Mapping[str, str] = dict.fromkeys(("s", "te", "ti"), "smooth_terms") | {"gp": "process_terms"}
 """Name of a function → the module whose ``terms`` builds what it stands for."""
 
 

@@ -7,6 +7,7 @@ from marglik.priors.base import Prior, Term
 from marglik.priors.dense import Flat, Gaussian, Ridge
 from marglik.priors.effects import RandomEffects
 from marglik.priors.field import ReceptiveField
+from marglik.priors.process import GaussianProcess
 from marglik.priors.smooth import Smooth
 
-__all__ = ["Flat", "Gaussian", "Prior", "RandomEffects", "ReceptiveField", "Ridge", "Smooth", "Term"]
+__all__ = ["Flat", "Gaussian", "GaussianProcess", "Prior", "RandomEffects", "ReceptiveField", "Ridge", "Smooth", "Term"]

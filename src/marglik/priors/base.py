@@ -141,6 +141,20 @@ class Term(ABC):
         """∂²Σ/∂θ_k∂θ_l, (k, k, c) or (k, k, c, c)."""
         raise NotImplementedError(f"{type(self).__name__} does not vary its covariance: its factor says all.")
 
+    @property
+    def inputs(self) -> Float[Array, "n d"]:
+        """What a row to predict consists of; the columns of the weights, unless `conditional` makes these of it."""
+        return self.design
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of `inputs`."""
+        return self.names
+
+    def conditional(self, inputs: Float[Array, "n d"], theta: Float[Array, "k"]) -> tuple[Array, Array | float]:
+        """The columns of the weights at new inputs, and the variance of η there that the weights say nothing of."""
+        return inputs, 0.0
+
     @abstractmethod
     def units(self) -> Float[Array, "k"]:
         """For each hyperparameter, its value at which the term adds variance of order one to η."""

@@ -207,7 +207,7 @@ class Gaussian(Term):
 
     X: Float[Array, "n p"]
     mean: Float[Array, "p"] | float = 0.0
-    covariance: Float[Array, "p p"] | float = 1.0
+    covariance: Float[Array, "p p"] | float = 1.0  # type: ignore[assignment]
     column_names: Sequence[str] | None = None
     label: str = "gaussian"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-ROUNDING = 1e-12
+ROUNDING = 1e-14
 """Directions with a smaller share of the largest prior variance are left out."""
 STEPS = 4
 """Length scales within a factor of 2^(1/STEPS) share a basis."""
@@ -267,7 +267,9 @@ class ReceptiveField(Term):
         parts, s, dims = self._margins(theta), theta[0], self._scaled
         first = [2 * s * self._moved(parts, {d: 1}) for d in dims]
         inner = [[s**2 * self._moved(parts, {d: 2} if d == e else {d: 1, e: 1}) for e in dims] for d in dims]
-        return np.array([[2 * self._moved(parts, {}), *first], *([f, *row] for f, row in zip(first, inner, strict=True))])
+        return np.array(
+            [[2 * self._moved(parts, {}), *first], *([f, *row] for f, row in zip(first, inner, strict=True))]
+        )
 
     def _moved(self, parts: list[Margin], orders: dict[int, int]) -> Float[Array, "c c"]:
         """The product with some margins differentiated."""
@@ -357,13 +359,11 @@ def _basis(shape: Sequence[int], lengths: Sequence[float]) -> Basis | None:
     spectra = [eigh(squared_exponential(m, ell).K) for m, ell in zip(shape, lengths, strict=True)]
     kept = [(d[d > ROUNDING * d[-1]], U[:, d > ROUNDING * d[-1]]) for d, U in spectra]
     shares = reduce(np.multiply.outer, [d / d[-1] for d, _ in kept]).reshape(-1)
-    picked = np.flatnonzero(shares > ROUNDING)
-    if len(picked) > SPARSE * len(shares):
-        if len(shares) == np.prod(shape):
-            return None
-        picked = None
-    return Basis(tuple(U for _, U in kept), picked)
+    picked, vectors = np.flatnonzero(shares > ROUNDING), tuple(U for _, U in kept)
+    if len(picked) <= SPARSE * len(shares):
+        return Basis(vectors, picked)
+    return None if len(shares) == np.prod(shape) else Basis(vectors, None)
 
 
-def _fits(spacing: object, shape: Sequence[int]) -> bool:
-    return np.ndim(spacing) == 0 or np.shape(spacing) == (len(shape),)  # type: ignore[arg-type]
+def _fits(spacing: Sequence[float] | float, shape: Sequence[int]) -> bool:
+    return np.shape(spacing) in ((), (len(shape),))

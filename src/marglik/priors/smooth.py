@@ -62,8 +62,8 @@ class Smooth(Term):
         D, c = np.asarray(self.penalties, float), self.n_weights
         if D.shape != (c, len(self.scales)):
             raise ValueError(
-                f"{self.label!r} has {c} columns and {len(self.scales)} scales, but its penalties have shape {D.shape}. "
-                f"Give ({c}, {len(self.scales)})."
+                f"{self.label!r} has {c} columns and {len(self.scales)} scales, but its penalties have shape "
+                f"{D.shape}. Give ({c}, {len(self.scales)})."
             )
         if not np.isfinite(D).all() or (D < 0).any():
             raise ValueError(f"The penalties of {self.label!r} must be finite and not negative.")
@@ -75,7 +75,9 @@ class Smooth(Term):
             )
         blind = np.flatnonzero(~D.any(axis=0))
         if len(blind):
-            raise ValueError(f"{self.scales[blind[0]]!r} of {self.label!r} is the scale of a penalty that sees nothing.")
+            raise ValueError(
+                f"{self.scales[blind[0]]!r} of {self.label!r} is the scale of a penalty that sees nothing."
+            )
         object.__setattr__(self, "penalties", D)
 
     @cached_property
@@ -106,7 +108,9 @@ class Smooth(Term):
         np.fill_diagonal(square, 1.0)
         seen = np.where(self.penalties[:, None] > 0, square, 0.0)
         with np.errstate(divide="ignore"):
-            return 1 / np.sqrt(np.einsum("jk,jik->ji", self.penalties, seen)), np.where(np.asarray(theta) < 0, -1.0, 1.0)
+            return 1 / np.sqrt(np.einsum("jk,jik->ji", self.penalties, seen)), np.where(
+                np.asarray(theta) < 0, -1.0, 1.0
+            )
 
     def _sign(self, signs: Float[Array, "m"]) -> Float[Array, "c"]:
         return np.prod(np.where(self.penalties > 0, signs, 1.0), axis=1)

@@ -27,9 +27,9 @@ RUN = 1 << 13
 class Smooth:
     """f = Xβ with the prior p(β) ∝ exp(−½ Σ_i βᵀS_iβ / s_i²).
 
-    In β = N α + R u the weights α are flat, N is an orthonormal basis of what no penalty sees, and R makes all penalties
-    diagonal, RᵀS_iR = diag(D_·i), so that u_j ~ N(0, v_j) with 1/v_j = Σ_i D_ji/s_i². Where no direction is seen by two
-    penalties R consists of one R_i for each, with weights u ~ N(0, s_i² I).
+    In β = N α + R u the weights α are flat, N is an orthonormal basis of what no penalty sees, and R makes all
+    penalties diagonal, RᵀS_iR = diag(D_·i), so that u_j ~ N(0, v_j) with 1/v_j = Σ_i D_ji/s_i². Where no direction is
+    seen by two penalties R consists of one R_i for each, with weights u ~ N(0, s_i² I).
 
     mgcv's smoothing parameters are λ_i = σ²/s_i², with σ = 1 outside the Gaussian. β agrees with its coefficients,
     save for signs in thin plates.
@@ -161,7 +161,9 @@ class Smooth:
         if not self.overlap:
             return np.column_stack(self.roots), np.repeat(np.eye(m), [R.shape[1] for R in self.roots], axis=0)
         norms = np.array([np.linalg.norm(S) for S in self.penalties])
-        d, U = np.linalg.eigh(sum(self.wiggly.T @ S @ self.wiggly / a for S, a in zip(self.penalties, norms, strict=True)))
+        d, U = np.linalg.eigh(
+            sum(self.wiggly.T @ S @ self.wiggly / a for S, a in zip(self.penalties, norms, strict=True))
+        )
         white = self.wiggly @ (U / np.sqrt(d))
         each = [white.T @ S @ white / a for S, a in zip(self.penalties, norms, strict=True)]
         turn = np.linalg.eigh(sum(np.sqrt(i + 2) * S for i, S in enumerate(each)))[1]

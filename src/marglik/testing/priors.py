@@ -103,7 +103,7 @@ def _check_factor(term: Term, theta: Array, scales: Array, rng: np.random.Genera
         pushed = term.factor_jvp(theta, direction)
         require(np.shape(pushed) == shape, f"{where}: factor_jvp must have shape {shape}.")
         at_zero = bool(scales[i] and theta[i] == 0)
-        step = 0.1 if at_zero or theta[i] == 0 else min(0.1, abs(theta[i]) / 4)
+        step = 0.01 if at_zero or theta[i] == 0 else min(0.1, abs(theta[i]) / 4)
         numeric = derivative(lambda t, d=direction: term.factor(theta + t * d), step, at_zero)  # type: ignore[misc]
         what = f"{where}: factor_jvp along coordinate {i} differs from differences"
         agree(pushed, numeric, 1e-8, what, 1 + np.abs(numeric))

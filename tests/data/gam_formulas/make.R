@@ -28,6 +28,10 @@ cases <- list(
   offset = list("one", "count ~ offset(log(w)) + s(log(t))", "poisson", poisson()),
   weighted = list("one", "y ~ s(x1) + s(x2)", "gaussian", gaussian()),
   surface = list("two", "y ~ s(x, z, k = 25)", "gaussian", gaussian()),
+  product = list("two", "y ~ te(x, z)", "gaussian", gaussian()),
+  interaction = list("two", "y ~ s(x, bs = 'cr', k = 6) + s(z, bs = 'cr', k = 6) + ti(x, z, k = 5)", "gaussian", gaussian()),
+  selected_product = list("two", "y ~ te(x, z, k = 4)", "gaussian", gaussian()),
+  counts_product = list("one", "count ~ te(x1, x2, k = 4) + s(x0)", "poisson", poisson()),
   levels = list("four", "y ~ fac + s(x2, by = fac) + s(x0)", "gaussian", gaussian()),
   additive = list("five", "y ~ x0 + s(x1) + s(x2) + s(x3)", "gaussian", gaussian()),
   selected = list("five", "y ~ x0 + s(x1) + s(x2) + s(x3)", "gaussian", gaussian()),
@@ -40,7 +44,7 @@ for (name in names(cases)) {
   case <- cases[[name]]; d <- data[[case[[1]]]]
   w <- if (name == "weighted") d$w else NULL
   if (!is.null(w)) d$.w <- w
-  b <- tryCatch(if (is.null(w)) gam(as.formula(case[[2]]), data = d, family = case[[4]], method = "REML", control = ctl, select = name == "selected")
+  b <- tryCatch(if (is.null(w)) gam(as.formula(case[[2]]), data = d, family = case[[4]], method = "REML", control = ctl, select = grepl("selected", name))
        else gam(as.formula(case[[2]]), data = d, family = case[[4]], method = "REML", control = ctl, weights = .w), error = function(e) {cat(name, conditionMessage(e), "\n"); NULL})
   if (is.null(b)) next
   rows <- 1:6

@@ -70,7 +70,9 @@ def gradients(f: Density) -> Density:
     """f, which is a dictionary of numbers, and their derivatives in w and θ."""
 
     def run(constants: Any, w: Any, theta: Any) -> tuple[Any, Any, Any]:
-        both = jax.jacrev(f, (1, 2))(constants, w, theta)
-        return f(constants, w, theta), {n: d[0] for n, d in both.items()}, {n: d[1] for n, d in both.items()}
+        values = f(constants, w, theta)
+        # One at a time: zero times infinity in one would spoil the others.
+        slopes = {n: jax.grad(lambda *at, n=n: f(*at)[n], (1, 2))(constants, w, theta) for n in values}
+        return values, {n: d[0] for n, d in slopes.items()}, {n: d[1] for n, d in slopes.items()}
 
     return run

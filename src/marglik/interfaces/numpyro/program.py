@@ -49,7 +49,7 @@ def program(
         A site name does not exist, a latent site is discrete, data are missing, two runs differ, the density is
         nowhere finite.
     """
-    call = Call(function, tuple(args), dict(kwargs))
+    call = Call(function, *jax.tree.map(_own, (tuple(args), dict(kwargs))))
     maximised, latent = sorted_sites(call, (hyper,) if isinstance(hyper, str) else tuple(hyper))
     theta = Theta(maximised)
     refused: list[str] = []
@@ -59,6 +59,11 @@ def program(
             return model
         refused.append(layout.plate)
     raise AssertionError("The last layout has no plate.")
+
+
+def _own(value: Any) -> Any:
+    """A copy of an array: JAX remembers the precision of the very array that it met, beyond the ``with`` block."""
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _notes(refused: Sequence[str], layout: Layout) -> tuple[str, ...]:
@@ -193,9 +198,11 @@ class Program(Model):
 
     def start_theta(self):
         """Around each site's prior median where it has a prior; around its initial value where it is a ``param``."""
-        centre = self.densities.theta.start
+        start = self.densities.theta.start
         positive = np.array([isinstance(h.support, Positive) for h in self.hyperparameters], bool)
-        return np.where(positive, np.multiply.outer([0.2, 1.0, 5.0], centre), centre)
+        if not positive.any():
+            return start[None]
+        return np.where(positive, np.multiply.outer([0.2, 1.0, 5.0], start), start)
 
     def posterior(self, theta: Float[Array, "k"], joint: Gaussian) -> ProgramPosterior:
         """What is known of the latent sites, by name."""

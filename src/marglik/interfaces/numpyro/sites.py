@@ -158,7 +158,7 @@ def _maximised(name: str, site: Any, numbers: Mapping[str, Array]) -> Maximised:
 
 
 def _latent(name: str, site: Any) -> Latent:
-    shape = jax.eval_shape(biject_to(site["fn"].support).inv, site["value"]).shape
+    shape = biject_to(site["fn"].support).inverse_shape(np.shape(site["value"]))
     batch = site["fn"].batch_shape
     frames = sorted(site["cond_indep_stack"], key=lambda f: f.dim)
     plates = {f.name: len(batch) + f.dim for f in frames if batch[f.dim] == f.size > 1}

@@ -49,7 +49,7 @@ class Theta:
     def hyperparameters(self) -> Hyperparameters:
         """Each element by its site's name, with indices where there are several."""
         return Hyperparameters(
-            Hyperparameter(_label(site.name, i), _support(site.lower[i], site.upper[i], site))
+            Hyperparameter(_label(site.name, i), _support(float(site.lower[i]), float(site.upper[i]), site))
             for site in self.sites
             for i in np.ndindex(*site.shape)
         )
@@ -70,7 +70,7 @@ def _support(lower: float, upper: float, site: Maximised) -> Support:
     if lower == 0 and upper == np.inf:
         return Positive()
     if math.isfinite(lower) and math.isfinite(upper):
-        return Interval(float(lower), float(upper))
+        return Interval(lower, upper)
     raise BadProgram(
         f"Site {site.name!r} has the support {site.constraint}, and hyperparameters are real, positive or in an "
         "interval so far. Write the program in terms of such a site."

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`GaussianProcess`: a function of the inputs, as smooth as its kernel and the data say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from marglik.hyperparameters import Hyperparameter, Positive
+from marglik.kernels import Kernel, parse, spell, without_scale
+from marglik.priors.base import Term, as_matrix, default_names
+from marglik.roots import Root
+from marglik.validate import check_finite
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+REACHES = (0.03, 0.1, 0.3, 1.0)
+"""Length scales from which learning may set out, as shares of the range of the inputs."""
+FARTHEST = 1e6
+"""Beyond this multiple of its unit a parameter is at its limit, to rounding."""
+ROUNDING = 1e-15
+"""Directions with a smaller share of the largest prior variance are left out of predictions."""
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianProcess(Term):
+    """The values f of a function at the distinct inputs, which rows with the same inputs share.
+
+        f ~ N(0, s² K),    K_ij = k(x_i, x_j)
+
+    The amplitude s and every free parameter of the kernel k are hyperparameters. A free constant that multiplies the
+    kernel is merged with s²; of a sum, the first part's is, and other constants are variances relative to it.
+
+    Parameters
+    ----------
+    X : (n, d)
+        The inputs of each row.
+    kernel
+        A kernel of scikit-learn, or its text, such as ``"Matern(nu=1.5)"``. Its values are where learning sets out,
+        but length scales set out from several shares of the range of the inputs. ``…_bounds="fixed"`` holds one;
+        other bounds do not count.
+    label
+        What the term is called; its hyperparameters are ``sd(label)``, ``length_scale(label)``, ``period(label)``, …
+    column_names
+        One name an input, for length scales of their own: ``length_scale(label)[x]``.
+
+    References
+    ----------
+    Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, §2.2, §4.2, §5.4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from marglik.priors import GaussianProcess
+    >>> term = GaussianProcess(np.array([0.0, 1.0, 1.0, 3.0]), "RBF()", label="gp(t)")
+    >>> [h.name for h in term.hyperparameters()], term.n_weights
+    (['sd(gp(t))', 'length_scale(gp(t))'], 3)
+    >>> term.covariance(np.array([2.0, 1.0]))[0].round(3)
+    array([4.   , 2.426, 0.044])
+    """
+
+    X: Float[Array, "n d"]
+    kernel_function: Any = "RBF()"
+    label: str = "gp"
+    column_names: Sequence[str] | None = None
+    kernel = True
+    covaries = True
+
+    def __post_init__(self) -> None:
+        given = self.kernel_function
+        found = without_scale(parse(given) if isinstance(given, str) else given)
+        object.__setattr__(self, "kernel_function", spell(found))
+        check_finite(self.inputs, self.input_names)
+        for d in set(self._of.dimensions) - {None}:
+            if max(e for e in self._of.dimensions if e is not None) + 1 != self.inputs.shape[1]:
+                raise ValueError(
+                    f"The kernel of {self.label!r} has {d + 1} or more length scales, but there are "
+                    f"{self.inputs.shape[1]} inputs. Give one for all of them, or one each."
+                )
+
+    @cached_property
+    def inputs(self):
+        """The inputs of each row (n, d)."""
+        return as_matrix(self.X)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """One name an input."""
+        return default_names(self.column_names, self.inputs.shape[1], "x")
+
+    @cached_property
+    def _of(self) -> Kernel:
+        return Kernel(self.kernel_function)
+
+    @cached_property
+    def _distinct(self) -> tuple[Float[Array, "c d"], Array]:
+        """The distinct inputs, and which of them each row has."""
+        points, codes = np.unique(self.inputs, axis=0, return_inverse=True)
+        return points, codes.reshape(-1)
+
+    @property
+    def points(self) -> Float[Array, "c d"]:
+        """The distinct inputs, in order."""
+        return self._distinct[0]
+
+    @cached_property
+    def columns(self):
+        points, codes = self._distinct
+        return (codes[:, None] == np.arange(len(points))).astype(float)
+
+    @cached_property
+    def names(self):
+        return tuple(f"f{i}" for i in range(self.n_weights))
+
+    @property
+    def n_weights(self):
+        return len(self.points)
+
+    @cached_property
+    def _ranges(self) -> Float[Array, "d"]:
+        spread = np.ptp(self.inputs, axis=0) if len(self.inputs) else np.ones(self.inputs.shape[1])
+        return np.where(spread > 0, spread, 1.0)
+
+    @cached_property
+    def _reach(self) -> Float[Array, "k"]:
+        """For a length scale or a period, the range of its inputs; NaN for other parameters."""
+        of, whole = self._of, float(np.sqrt(np.sum(self._ranges**2)))
+        sizes = (whole if d is None else self._ranges[d] for d in of.dimensions)
+        return np.array([size if w in ("length_scale", "period") else np.nan for w, size in zip(of.names, sizes, strict=True)])
+
+    @cached_property
+    def _units(self) -> Float[Array, "k"]:
+        return np.where(np.isnan(self._reach), self._of.values, self._reach)
+
+    @cached_property
+    def _hyperparameters(self) -> tuple[Hyperparameter, ...]:
+        seen: Counter[tuple[str, int | None]] = Counter()
+        keys = list(zip(self._of.names, self._of.dimensions, strict=True))
+        names = []
+        for word, d in keys:
+            seen[word, d] += 1
+            which = [str(seen[word, d])] if [w for w, e in keys if e == d].count(word) > 1 else []
+            which += [] if d is None else [self.input_names[d]]
+            names.append(f"{word}({self.label})" + (f"[{', '.join(which)}]" if which else ""))
+        own = (Hyperparameter(name, Positive(unit)) for name, unit in zip(names, self._units, strict=True))
+        return Hyperparameter(f"sd({self.label})", even=True), *own
+
+    def hyperparameters(self):
+        return self._hyperparameters
+
+    def parameters(self, theta: Float[Array, "k"]) -> Float[Array, "k"]:
+        """Those of the kernel, short of their limits."""
+        return np.clip(theta[1:], self._units / FARTHEST, self._units * FARTHEST)
+
+    def _at(self, theta: Array) -> _KernelAt:
+        """The kernel at θ; the last one is kept."""
+        key, known = theta[1:].tobytes(), self.__dict__.get("_last")
+        if known is None or known[0] != key:
+            known = key, _KernelAt(self._of, self.parameters(theta), self.points)
+            self.__dict__["_last"] = known
+        return known[1]
+
+    def factor(self, theta):
+        theta = np.asarray(theta, float)
+        return theta[0] * self._at(theta).root.matrix
+
+    def factor_jvp(self, theta, direction):
+        theta = np.asarray(theta, float)
+        at = self._at(theta)
+        out = direction[0] * at.root.matrix
+        for along, slope in zip(direction[1:], at.root_slopes if np.any(direction[1:]) else (), strict=False):
+            out = out + theta[0] * along * slope
+        return out
+
+    def factor_vjp(self, theta, bar):
+        theta = np.asarray(theta, float)
+        at = self._at(theta)
+        return np.array([np.vdot(bar, at.root.matrix), *(theta[0] * np.vdot(bar, slope) for slope in at.root_slopes)])
+
+    def covariance(self, theta):
+        """s² K."""
+        return theta[0] ** 2 * self._at(np.asarray(theta, float)).K
+
+    def covariance_tangents(self, theta):
+        """∂(s² K)/∂θ_k."""
+        at = self._at(np.asarray(theta, float))
+        return np.concatenate([2 * theta[0] * at.K[None], theta[0] ** 2 * at.first])
+
+    def covariance_curvatures(self, theta):
+        """∂²(s² K)/∂θ_k∂θ_l."""
+        at, s = self._at(np.asarray(theta, float)), theta[0]
+        k = len(at.first)
+        out = np.empty((k + 1, k + 1, *at.K.shape))
+        out[0, 0], out[0, 1:], out[1:, 0], out[1:, 1:] = 2 * at.K, 2 * s * at.first, 2 * s * at.first, s**2 * at.second
+        return out
+
+    def conditional(self, inputs, theta):
+        """f at new inputs given f at those of the fit, A f with A = k(x, X) K⁻¹, and its variance s² (k(x, x) − A k(X, x))."""
+        theta = np.asarray(theta, float)
+        x = as_matrix(inputs)
+        p, root = self.parameters(theta), self._at(theta).root
+        s, U = root._spectrum
+        kept = s**2 > ROUNDING * s[-1] ** 2
+        cross = self._of.matrix(p, x, self.points) @ U[:, kept] / s[kept]
+        left = self._of.diagonal(p, x) - np.einsum("nr,nr->n", cross, cross)
+        return (cross / s[kept]) @ U[:, kept].T, theta[0] ** 2 * np.maximum(left, 0.0)
+
+    def fitted_kernel(self, theta: Float[Array, "k"]) -> Any:
+        """s² k as a kernel of scikit-learn."""
+        from sklearn.gaussian_process.kernels import ConstantKernel
+
+        return ConstantKernel(theta[0] ** 2) * self._of.at(self.parameters(np.asarray(theta, float)))
+
+    def _unit(self, p: Float[Array, "k"]) -> float:
+        """s at which f has variance of order one."""
+        size = float(np.mean(self._of.diagonal(p, self.points)))
+        return 1 / np.sqrt(size) if size > 0 else 1.0
+
+    def units(self):
+        return np.array([self._unit(self._of.values), *np.zeros(len(self._units))])
+
+    def starts(self, scale):
+        lengths = np.array([word == "length_scale" for word in self._of.names], bool)
+        each = [np.where(lengths, share * self._units, self._of.values) for share in (REACHES if lengths.any() else (1.0,))]
+        return np.array([[scale * self._unit(p), *p] for p in each])
+
+    def __getstate__(self):
+        """Without what was kept on the way."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_last", "_of")}
+
+
+class _KernelAt:
+    """K at one point, its root, and their derivatives in the parameters."""
+
+    def __init__(self, of: Kernel, p: Float[Array, "k"], x: Float[Array, "c d"]):
+        self.of, self.p, self.x = of, p, x
+
+    @cached_property
+    def K(self) -> Float[Array, "c c"]:
+        return self.of.matrix(self.p, self.x)
+
+    @cached_property
+    def root(self) -> Root:
+        return Root(self.K)
+
+    @cached_property
+    def first(self) -> Float[Array, "k c c"]:
+        """∂K/∂p."""
+        return self.of.tangents(self.p, self.x) / self.p[:, None, None]
+
+    @cached_property
+    def second(self) -> Float[Array, "k k c c"]:
+        """∂²K/∂p∂p."""
+        out = self.of.curvatures(self.p, self.x) / np.multiply.outer(self.p, self.p)[:, :, None, None]
+        for i in range(len(self.p)):
+            out[i, i] -= self.first[i] / self.p[i]
+        return out
+
+    @cached_property
+    def root_slopes(self) -> list[Float[Array, "c c"]]:
+        """∂√K/∂p."""
+        return [self.root.slope(K_dot) for K_dot in self.first]
