@@ -18,7 +18,7 @@ SCHOOLS = {
 
 
 def cases(options: Options) -> Iterator[Case]:
-    rounds = 1 if options.small else 5
+    rounds = 1 if options.small else 3
     yield case("eight schools", schools, tuple(SCHOOLS.values()), rounds)
     if not options.small:
         data = cached("w9_hlogit", logistic_data)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from marglik.fitted import Fit
     from marglik.model import Model
 
-KEPT, SLIGHT = 40, 1e-5
+KEPT, SLIGHT = 40, 2e-3
 """Values of θ at which weights are looked at; those with a smaller share of the largest weight are not."""
 CORRELATION = Interval(-1.0, 1.0)
 BEYOND = 12.0

@@ -39,7 +39,9 @@ def parse(text: str) -> Any:
     try:
         return _built(ast.parse(text.strip(), mode="eval").body, text)
     except SyntaxError:
-        raise ValueError(f"kernel={text!r} could not be understood. Write a kernel such as RBF() or Matern(nu=1.5).") from None
+        raise ValueError(
+            f"kernel={text!r} could not be understood. Write a kernel such as RBF() or Matern(nu=1.5)."
+        ) from None
 
 
 def _built(node: ast.expr, text: str) -> Any:
@@ -170,6 +172,8 @@ class Kernel:
         """∂²K/∂log p ∂log p, by differences of the fourth order of the first derivatives."""
         out = np.zeros((len(p), len(p), len(x), len(x)))
         for k, e in enumerate(np.eye(len(p))):
-            one, two = (self.tangents(p * np.exp(i * STEP * e), x) - self.tangents(p * np.exp(-i * STEP * e), x) for i in (1, 2))
+            one, two = (
+                self.tangents(p * np.exp(i * STEP * e), x) - self.tangents(p * np.exp(-i * STEP * e), x) for i in (1, 2)
+            )
             out[k] = (8 * one - two) / (12 * STEP)
         return (out + out.transpose(1, 0, 2, 3)) / 2

@@ -397,7 +397,12 @@ def _climb(
             free = free & ~tried
             value, gradient, hessian, warm = objective.at(theta, free, warm)
         if not (active & accept).any() and (radius[active] < 1e-12).all():
-            break
+            asleep = _at_a_limit(objective, theta, hessian, free & ~even & active[:, None])
+            if not asleep.any():
+                break
+            limit, free = limit | asleep, free & ~asleep  # rounding hides which way such a coordinate runs
+            radius = np.full(V, RADIUS)
+            value, gradient, hessian, warm = objective.at(theta, free, warm)
 
     for i in map(int, np.flatnonzero((limit & even).any(axis=0))):
         back = limit[:, i] & (theta[:, i] == 0) & (objective.slope_in_variance(theta, i, warm) > 0)

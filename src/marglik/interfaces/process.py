@@ -81,7 +81,7 @@ class GaussianProcessEB(RegressorMixin, BaseEstimator):
         term = GaussianProcess(X, "RBF()" if self.kernel is None else self.kernel, PROCESS, names)
         flat = (Flat(np.ones((len(X), 1)), ("Intercept",), label=INTERCEPT),) if self.fit_intercept else ()
         self.fit_: Fit = fit_model(LinearModel(likelihood_of(self.family), Prior((*flat, term)), InMemory(y)))
-        self.kernel_ = term.fitted_kernel(self.fit_.optimum.theta[0])
+        self.kernel_ = term.fitted_kernel(self.fit_.optimum.theta[0, : len(term.hyperparameters())])
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:

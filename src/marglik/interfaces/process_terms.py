@@ -68,5 +68,7 @@ def _inputs(covariates: Covariates, table: Table, n: int) -> Array:
     values = covariates.values(table, n)
     for name, column in values.items():
         if np.asarray(column).dtype.kind != "f":
-            raise BadFormula(f"{covariates.shown!r} is a function of numbers, but {name!r} is categorical. Give numbers.")
+            raise BadFormula(
+                f"{covariates.shown!r} is a function of numbers, but {name!r} is categorical. Give numbers."
+            )
     return np.column_stack(list(values.values()))

@@ -62,7 +62,7 @@ class Basis(NamedTuple):
 
 
 class Margin(NamedTuple):
-    """The covariance K_d along one dimension, in the coordinates of a basis, and its derivatives in the length scale."""
+    """The covariance K_d along one dimension, on a basis, and its derivatives in the length scale."""
 
     K: Float[Array, "r r"]
     first: Float[Array, "r r"]
@@ -160,8 +160,8 @@ class ReceptiveField(Term):
         low = self.design.min(axis=0, initial=np.inf)
         if len(self.design) > 1 and (low == self.design.max(axis=0, initial=-np.inf)).all():
             raise ValueError(
-                f"The columns of {self.label!r} are all constant, so they say nothing that an intercept does not. Check "
-                "the stimulus."
+                f"The columns of {self.label!r} are all constant, so they say nothing that an intercept does not. "
+                "Check the stimulus."
             )
 
     @property

@@ -133,7 +133,9 @@ class GaussianProcess(Term):
         """For a length scale or a period, the range of its inputs; NaN for other parameters."""
         of, whole = self._of, float(np.sqrt(np.sum(self._ranges**2)))
         sizes = (whole if d is None else self._ranges[d] for d in of.dimensions)
-        return np.array([size if w in ("length_scale", "period") else np.nan for w, size in zip(of.names, sizes, strict=True)])
+        return np.array(
+            [size if w in ("length_scale", "period") else np.nan for w, size in zip(of.names, sizes, strict=True)]
+        )
 
     @cached_property
     def _units(self) -> Float[Array, "k"]:
@@ -228,7 +230,9 @@ class GaussianProcess(Term):
 
     def starts(self, scale):
         lengths = np.array([word == "length_scale" for word in self._of.names], bool)
-        each = [np.where(lengths, share * self._units, self._of.values) for share in (REACHES if lengths.any() else (1.0,))]
+        each = [
+            np.where(lengths, share * self._units, self._of.values) for share in (REACHES if lengths.any() else (1.0,))
+        ]
         return np.array([[scale * self._unit(p), *p] for p in each])
 
     def __getstate__(self):

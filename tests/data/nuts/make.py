@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How these files were made: `python make.py`, with NumPyro; ten minutes. Quantiles of 4 chains of NUTS each.
 
 Priors are flat on fixed effects and on standard deviations, and from −1 to 1 on the correlation.
