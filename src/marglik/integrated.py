@@ -374,7 +374,7 @@ class Integrated:
             raise ValueError(f"interval must be a probability between 0 and 1, such as 0.95, not {interval!r}.")
         model, (theta, w) = self._linear, self._places
         rows = rows_to_predict(model, self.fit.source, new, include, "population")
-        etas = [fit.posterior.linear_predictor(rows) for fit in self._fits]  # type: ignore[attr-defined]
+        etas = [fit._linear_predictor(fit.posterior, rows) for fit in self._fits]  # type: ignore[arg-type]
         m, s = np.array([eta for eta, _ in etas]), np.sqrt([variance for _, variance in etas])
         own = theta[:, model.n_prior_theta :]
 

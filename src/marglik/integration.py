@@ -40,7 +40,7 @@ Density: TypeAlias = Callable[[np.ndarray], float]
 
 EDGE = 14.0
 """A grid ends where the log density has dropped by so much: a share of 1e-6."""
-GRID = 31
+GRID = 45
 """Points of the grid."""
 ROUNDS, FEW = 8, 64
 """Rounds of draws that a proposal may learn from, and their number in each."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
     from pandas import DataFrame
 
+LEAST = 1e-4
+"""Share of the response's spread at which the noise is held where learning drives it to zero."""
 INTERCEPT, PROCESS = "intercept", "gp"
 
 
@@ -80,7 +83,7 @@ class GaussianProcessEB(RegressorMixin, BaseEstimator):
         names = getattr(self, "feature_names_in_", None)
         term = GaussianProcess(X, "RBF()" if self.kernel is None else self.kernel, PROCESS, names)
         flat = (Flat(np.ones((len(X), 1)), ("Intercept",), label=INTERCEPT),) if self.fit_intercept else ()
-        self.fit_: Fit = fit_model(LinearModel(likelihood_of(self.family), Prior((*flat, term)), InMemory(y)))
+        self.fit_ = _learned(LinearModel(likelihood_of(self.family), Prior((*flat, term)), InMemory(y)))
         self.kernel_ = term.fitted_kernel(self.fit_.optimum.theta[0, : len(term.hyperparameters())])
         return self
 
@@ -121,3 +124,19 @@ class GaussianProcessEB(RegressorMixin, BaseEstimator):
     def edf_(self) -> Array:
         """Effective degrees of freedom of the process."""
         return self.fit_.posterior.edf[PROCESS]  # type: ignore[attr-defined]
+
+
+def _learned(model: LinearModel) -> Fit:
+    """At the best hyperparameters; where the evidence has no maximum with noise, at a small one, with a warning."""
+    try:
+        return fit_model(model)
+    except ValueError as error:
+        if "fitted exactly" not in str(error):
+            raise
+    noise = LEAST * model.response_scale
+    warnings.warn(
+        f"The process fits the response exactly, so that sd(noise) goes to zero. It is held at {noise:.3g}, 1/10,000 "
+        "of the response's spread.",
+        stacklevel=3,
+    )
+    return fit_model(model, fixed={"sd(noise)": noise})

@@ -78,12 +78,12 @@ class GaussianProcess(Term):
         found = without_scale(parse(given) if isinstance(given, str) else given)
         object.__setattr__(self, "kernel_function", spell(found))
         check_finite(self.inputs, self.input_names)
-        for d in set(self._of.dimensions) - {None}:
-            if max(e for e in self._of.dimensions if e is not None) + 1 != self.inputs.shape[1]:
-                raise ValueError(
-                    f"The kernel of {self.label!r} has {d + 1} or more length scales, but there are "
-                    f"{self.inputs.shape[1]} inputs. Give one for all of them, or one each."
-                )
+        several = [d for d in self._of.dimensions if d is not None]
+        if several and max(several) + 1 != self.inputs.shape[1]:
+            raise ValueError(
+                f"The kernel of {self.label!r} has {max(several) + 1} length scales, but there are "
+                f"{self.inputs.shape[1]} inputs. Give one for all of them, or one each."
+            )
 
     @cached_property
     def inputs(self):
@@ -204,7 +204,7 @@ class GaussianProcess(Term):
         return out
 
     def conditional(self, inputs, theta):
-        """f at new inputs given f at those of the fit, A f with A = k(x, X) K⁻¹, and its variance s² (k(x, x) − A k(X, x))."""
+        """A = k(x, X) K⁻¹, for A f is the mean of f at new inputs, and its variance s² (k(x, x) − A k(X, x))."""
         theta = np.asarray(theta, float)
         x = as_matrix(inputs)
         p, root = self.parameters(theta), self._at(theta).root
