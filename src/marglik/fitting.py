@@ -16,6 +16,7 @@ from marglik.fitted import Fit, Source
 from marglik.hyperparameters import Hyperparameters
 from marglik.model import LinearModel, Model
 from marglik.priors import RandomEffects
+from marglik.stages import climbed
 from marglik.targets import stacked
 from marglik.validate import (
     check_fitted_exactly,
@@ -47,7 +48,9 @@ def fit_model(
     check_restarts(restarts, seed)
     if fixed and isinstance(model, LinearModel):
         model = _holding(model, model.hyperparameters.checked(fixed))
-    fit = _learned(model, choose(model, method, points), fixed, hyperprior, restarts, seed, source, notes)
+    choice = choose(model, method, points)
+    choice = choice._replace(method=choice.method.seeded(seed))
+    fit = _learned(model, choice, fixed, hyperprior, restarts, seed, source, notes)
     if isinstance(fit.optimum, learn.Optimum):
         _warn_unless_converged(fit.optimum)
     return fit
@@ -60,18 +63,28 @@ def _learned(
     if isinstance(model, LinearModel):
         if model.rows.y.ndim == 2 and not choice.method.batched(model):
             return _fit_each(model, choice, fixed, hyperprior, restarts, seed, source, notes)
+    if choice.method.first is not None:
+        first = choice._replace(method=choice.method.first)
+        return _in_stages(choice.method, _learned(model, first, fixed, hyperprior, restarts, seed, source, notes))
+    if isinstance(model, LinearModel):
         if not model.reml and not choice.method.profiles_flat and model.n_flat:
             return _fit_with_flat_in_theta(model, choice, fixed, hyperprior, restarts, seed, source, notes)
     objective, base, free = _prepare(model, choice.method, fixed, hyperprior)
-    found = None if hyperprior else choice.method.maximum(model, base, free)
+    found = None if hyperprior else choice.method.learner.maximum(model, base, free)
     if found is not None:
         optimum: learn.Found = learn.Located(objective, found.theta, free, warm=found.start)
         return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
-    starts = choice.method.starts(model, base, free)
+    starts = choice.method.learner.starts(model, base, free)
     optimum = _best(objective, starts, free, restarts, seed)
     if isinstance(model, LinearModel) and model.likelihood.gaussian and free[-1]:
         check_fitted_exactly(optimum.theta[0, -1], model.response_scale)
     return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
+
+
+def _in_stages(method: EvidenceMethod, first: Fit) -> Fit:
+    """θ̂ by a method that draws, from the fit of the one that it sets out from."""
+    objective = replace(first.objective, method=method)
+    return replace(first, evidence_method=method, objective=objective, optimum=climbed(objective, first.optimum))
 
 
 def _fit_each(
@@ -107,24 +120,24 @@ def _prepare(
     model: Model, method: EvidenceMethod, fixed: Mapping[str, float] | None, hyperprior: Mapping[str, Any] | bool | None
 ) -> tuple[learn.Objective, Array, Array]:
     h = model.hyperparameters
-    base = np.array([0.0 if x.triangle is not None else 1.0 for x in h])
+    base = np.array([0.0 if x.image is not None else 1.0 for x in h])
     base = h.vector(fixed, base) if fixed else base
     free = ~_held(h, fixed) if fixed else np.array([True] * len(h), bool)
     if isinstance(model, LinearModel):
         _check_learnable(model, {x.name for x, f in zip(h, free, strict=True) if f})
-    objective = learn.Objective(method, model, {} if hyperprior is True else hyperprior or {})
+    objective = learn.Objective(method.learner, model, {} if hyperprior is True else hyperprior or {})
     if hyperprior is True:
         if model.log_hyperprior is None:
             raise ValueError(
                 "hyperprior=True adds the priors of the sites in hyper=[…] of a program, and this model has none. Give "
                 "log densities by name: hyperprior={'sd(noise)': scipy.stats.gamma(2)}."
             )
-        objective = learn.Objective(method, model, log_prior=model.log_hyperprior)
+        objective = learn.Objective(method.learner, model, log_prior=model.log_hyperprior)
     for name in objective.hyperprior:
         if name in h.reported and name not in h.names:
             raise ValueError(
-                f"{name!r} is part of a covariance, which can have no hyperprior yet. Make the effects independent, || "
-                "in place of |, or hold it: fixed=."
+                f"{name!r} is tied to others, as part of a covariance is, and can have no hyperprior of its own. Make "
+                "effects independent, || in place of |, or hold it: fixed=."
             )
         h.index(name)
         given = objective.hyperprior[name]
@@ -155,10 +168,11 @@ def _holding(model: LinearModel, fixed: Mapping[str, float]) -> LinearModel:
 
 
 def _held(names: Hyperparameters, fixed: Mapping[str, float]) -> Array:
-    """Which coordinates are held: by name; all of a factor; or its first entry, a standard deviation."""
+    """Which coordinates are held: by name; all that are reported together; or a factor's first, a standard deviation."""
     held = np.array([h.name in fixed for h in names])
+    for place, image in names.images:
+        held[place] = all(name in fixed for name in image.names)
     for place, triangle in names.triangles:
-        held[place] = all(name in fixed for name in triangle.names)
         held[place.start] |= triangle.names[triangle.order[0]] in fixed
     return held
 
@@ -194,7 +208,7 @@ def _fit_with_flat_in_theta(
     """ML where flat weights cannot be profiled out: maximise over (θ, β), from the answer with β integrated."""
     integrated_model, model = replace(model, reml=True), model.with_flat_in_theta()
     objective, base, free = _prepare(model, choice.method, fixed, hyperprior)
-    found = None if hyperprior else choice.method.maximum(model, base, free)
+    found = None if hyperprior else choice.method.learner.maximum(model, base, free)
     if found is not None:
         located = learn.Located(objective, found.theta, free, warm=found.start)
         return Fit(model, choice.method, choice.reason, located, objective, source, notes)

@@ -6,95 +6,74 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from marglik.supports import HalfLine, Interval, Positive, Real, Support
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray as Array
 
+__all__ = [
+    "HalfLine",
+    "Hyperparameter",
+    "Hyperparameters",
+    "Image",
+    "Interval",
+    "Positive",
+    "Real",
+    "Support",
+    "Triangle",
+    "UnknownName",
+]
 
-class Support(ABC):
-    """Where a hyperparameter may lie, and how it maps to the real line."""
 
-    lower: float
-    upper: float
+class Image(ABC):
+    """Numbers that several coordinates of θ stand for together, and that users see in their place.
+
+    Attributes
+    ----------
+    names
+        Of what is reported.
+    """
+
+    names: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def supports(self) -> tuple[Support, ...]:
+        """Where each of them may lie: their intervals are computed on these unconstrained scales."""
 
     @abstractmethod
-    def to_unconstrained(self, theta: Array) -> Array:
-        """φ(θ)."""
+    def report(self, theta: Float[Array, "k"]) -> Float[Array, "r"]:
+        """Their values."""
 
     @abstractmethod
-    def from_unconstrained(self, phi: Array) -> Array:
-        """θ(φ)."""
+    def jacobian(self, theta: Float[Array, "k"]) -> Float[Array, "r k"]:
+        """∂ report/∂θ."""
 
     @abstractmethod
-    def derivatives(self, theta: Array) -> tuple[Array, Array]:
-        """First and second derivative of θ in φ, at θ."""
+    def coordinates(self, values: Float[Array, "r"]) -> Float[Array, "k"] | None:
+        """θ for given values; None where there is none."""
 
+    def given(self, held: Bool[Array, "k"]) -> Bool[Array, "r"]:
+        """Which of them are held, from which coordinates are."""
+        return np.full(len(self.names), held.all())
 
-@dataclass(frozen=True)
-class Real(Support):
-    """The real line, in units of a natural size: φ = θ/unit."""
-
-    unit: float = 1.0
-    lower = -np.inf
-    upper = np.inf
-
-    def to_unconstrained(self, theta: Array) -> Array:
-        return np.asarray(theta, float) / self.unit
-
-    def from_unconstrained(self, phi: Array) -> Array:
-        return np.asarray(phi, float) * self.unit
-
-    def derivatives(self, theta: Array) -> tuple[Array, Array]:
-        return np.full_like(theta, self.unit), np.zeros_like(theta)
-
-
-@dataclass(frozen=True)
-class Positive(Support):
-    """Greater than zero, or zero itself as a limit, in units of a natural size: φ = log θ/unit."""
-
-    unit: float = 1.0
-    lower = 0.0
-    upper = np.inf
-
-    def to_unconstrained(self, theta: Array) -> Array:
-        with np.errstate(divide="ignore"):
-            return np.log(np.asarray(theta, float) / self.unit)
-
-    def from_unconstrained(self, phi: Array) -> Array:
-        return self.unit * np.exp(phi)
-
-    def derivatives(self, theta: Array) -> tuple[Array, Array]:
-        return theta, theta
-
-
-@dataclass(frozen=True)
-class Interval(Support):
-    """Between two finite ends: φ = log (θ − lower)/(upper − θ)."""
-
-    lower: float
-    upper: float
-
-    def to_unconstrained(self, theta: Array) -> Array:
-        with np.errstate(divide="ignore"):
-            return np.log(theta - self.lower) - np.log(self.upper - theta)
-
-    def from_unconstrained(self, phi: Array) -> Array:
-        return self.lower + (self.upper - self.lower) / (1 + np.exp(-phi))
-
-    def derivatives(self, theta: Array) -> tuple[Array, Array]:
-        p = (theta - self.lower) / (self.upper - self.lower)
-        slope = (self.upper - self.lower) * p * (1 - p)
-        return slope, slope * (1 - 2 * p)
+    def refusal(self, given: Iterable[str]) -> str:
+        """What to say where there is no θ for values of which these were given."""
+        return (
+            f"{', '.join(given)} cannot be so: {self.names[0]} to {self.names[-1]} are tied to each other. Give all of "
+            "them, within their support."
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Triangle:
+class Triangle(Image):
     """The factor L = M Σ_k θ_k T_k of a covariance Σ = L Lᵀ, and the standard deviations and correlations of that.
 
     M⁻¹L is lower triangular once its rows are put in ``order``; θ holds its entries by rows. With a correlation held,
@@ -121,6 +100,16 @@ class Triangle:
     def size(self) -> int:
         """m."""
         return len(self.order)
+
+    @property
+    def supports(self) -> tuple[Support, ...]:
+        return (*[Positive()] * self.size, *[CORRELATION] * (len(self.names) - self.size))
+
+    def refusal(self, given: Iterable[str]) -> str:
+        return (
+            f"With {', '.join(given)} as given, the correlations of these coefficients do not form a covariance: no "
+            "coefficients can be correlated like that. Give smaller correlations."
+        )
 
     @cached_property
     def entries(self) -> list[tuple[int, int]]:
@@ -268,6 +257,7 @@ class Triangle:
         return self._read(L), np.array([j in gone or nothing[i] for i, j in self.entries])
 
 
+CORRELATION = Interval(-1.0, 1.0)
 SINGULAR = 1e-6
 """Share of a coefficient's scale below which what the others do not explain counts as nothing."""
 
@@ -288,8 +278,9 @@ class Hyperparameter:
         decides whether it is a maximum.
     fixed_effect
         True for a fixed effect that is maximised along with θ (``reml=False`` outside the Gaussian).
-    triangle
-        Where it is an entry of the factor of a covariance: that factor, which reports what it stands for.
+    image
+        Where it stands for something else together with other coordinates, such as an entry of the factor of a
+        covariance: what reports that.
     without_end
         What it says of the data if the evidence rises as it grows without end.
     unbounded
@@ -297,12 +288,17 @@ class Hyperparameter:
     """
 
     name: str
-    support: Support = Positive()
+    support: Support = field(default_factory=Positive)
     even: bool = False
     fixed_effect: bool = False
-    triangle: Triangle | None = None
+    image: Image | None = None
     without_end: str = ""
     unbounded: bool = False
+
+    @property
+    def triangle(self) -> Triangle | None:
+        """The factor that it is an entry of."""
+        return self.image if isinstance(self.image, Triangle) else None
 
 
 class UnknownName(KeyError):
@@ -336,40 +332,52 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
 
     def index(self, name: str, *_: object) -> int:
         """Position of a name; raises `UnknownName` with the nearest names."""
-        if name not in self.names or self[self.names.index(name)].triangle is not None:
+        if name not in self.names or self[self.names.index(name)].image is not None:
             raise UnknownName(name, self.reported)
         return self.names.index(name)
 
     @cached_property
+    def images(self) -> tuple[tuple[slice, Image], ...]:
+        """Where coordinates lie that are reported together."""
+        found: dict[int, tuple[slice, Image]] = {}
+        for i, h in enumerate(self):
+            if h.image is not None:
+                start = found[id(h.image)][0].start if id(h.image) in found else i
+                found[id(h.image)] = slice(start, i + 1), h.image
+        return tuple(found.values())
+
+    @cached_property
     def triangles(self) -> tuple[tuple[slice, Triangle], ...]:
         """Where the factors of covariances lie."""
-        found: dict[int, tuple[slice, Triangle]] = {}
-        for i, h in enumerate(self):
-            if h.triangle is not None:
-                start = found[id(h.triangle)][0].start if id(h.triangle) in found else i
-                found[id(h.triangle)] = slice(start, i + 1), h.triangle
-        return tuple(found.values())
+        return tuple((place, image) for place, image in self.images if isinstance(image, Triangle))
 
     @cached_property
     def reported(self) -> tuple[str, ...]:
         """Names of what users see: a factor's entries give way to standard deviations and correlations."""
         names: list[str] = []
         for h in self:
-            if h.triangle is None:
+            if h.image is None:
                 names += [] if h.fixed_effect else [h.name]
-            elif h.triangle.names[0] not in names:
-                names += h.triangle.names
+            elif h.image.names[0] not in names:
+                names += h.image.names
         return tuple(names)
 
     @cached_property
-    def _places(self) -> tuple[tuple[Array, Array], tuple[tuple[slice, slice, Triangle], ...]]:
-        """Where plain coordinates go among the reported (from, to), and where factors go."""
-        plain = [i for i, h in enumerate(self) if h.triangle is None and not h.fixed_effect]
+    def reported_supports(self) -> tuple[Support, ...]:
+        """Where what users see may lie."""
+        own = {h.name: h.support for h in self if h.image is None}
+        own |= {name: s for _, image in self.images for name, s in zip(image.names, image.supports, strict=True)}
+        return tuple(own[name] for name in self.reported)
+
+    @cached_property
+    def _places(self) -> tuple[tuple[Array, Array], tuple[tuple[slice, slice, Image], ...]]:
+        """Where plain coordinates go among the reported (from, to), and where images go."""
+        plain = [i for i, h in enumerate(self) if h.image is None and not h.fixed_effect]
         to = [self.reported.index(self[i].name) for i in plain]
         parts = []
-        for place, triangle in self.triangles:
-            start = self.reported.index(triangle.names[0])
-            parts.append((place, slice(start, start + len(triangle.names)), triangle))
+        for place, image in self.images:
+            start = self.reported.index(image.names[0])
+            parts.append((place, slice(start, start + len(image.names)), image))
         return (np.array(plain, int), np.array(to, int)), tuple(parts)
 
     def report(self, theta: Float[Array, "V k"]) -> Float[Array, "V r"]:
@@ -377,8 +385,8 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
         (plain, to), parts = self._places
         out = np.empty((len(theta), len(self.reported)))
         out[:, to] = theta[:, plain]
-        for place, there, triangle in parts:
-            out[:, there] = [triangle.report(t) for t in theta[:, place]]
+        for place, there, image in parts:
+            out[:, there] = [image.report(t) for t in theta[:, place]]
         return out
 
     def plain_to_reported(self, values: Float[Array, "V k"]) -> Float[Array, "V r"]:
@@ -397,7 +405,7 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
         return 1.0
 
     def singular(self, limit: Bool[Array, "V k"]) -> Bool[Array, "V r"]:
-        """Where something is reported that belongs to a factor with columns at zero."""
+        """Where something is reported that belongs to a factor with columns at zero, or to coordinates at a limit."""
         out = np.zeros((len(limit), len(self.reported)), bool)
         for place, there, _ in self._places[1]:
             out[:, there] = limit[:, place].any(axis=1, keepdims=True)
@@ -408,14 +416,16 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
         (plain, to), parts = self._places
         out = np.zeros(len(self.reported), bool)
         out[to] = held[plain]
-        for place, there, triangle in parts:
-            out[there] = triangle.given(held[place])
+        for place, there, image in parts:
+            out[there] = image.given(held[place])
         return out
 
     def with_given_scale(self, given: Bool[Array, "r"]) -> Bool[Array, "r"]:
         """Which correlations are those of a coefficient whose standard deviation is held."""
         out = np.zeros_like(given)
-        for _, there, triangle in self._places[1]:
+        for _, triangle in self.triangles:
+            start = self.reported.index(triangle.names[0])
+            there = slice(start, start + len(triangle.names))
             i, j = triangle.pairs
             scale = given[there][: triangle.size]
             out[there.start + triangle.size : there.stop] = scale[i] | scale[j]
@@ -426,8 +436,8 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
         (plain, to), parts = self._places
         out = np.zeros((len(self.reported), len(self)))
         out[to, plain] = 1.0
-        for place, there, triangle in parts:
-            out[there, place] = triangle.jacobian(theta[place])
+        for place, there, image in parts:
+            out[there, place] = image.jacobian(theta[place])
         return out
 
     def _each(self) -> Iterator[tuple[int, Support]]:
@@ -456,9 +466,8 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
 
     def _range(self, name: str) -> tuple[float, float]:
         """Between which ends what is reported under this name lies."""
-        if name in self.reported and name not in self.names:
-            return (-1.0, 1.0) if name.startswith("cor(") else (0.0, np.inf)
-        support = self[self.index(name)].support
+        known = name in self.reported and name not in self.names
+        support = self.reported_supports[self.reported.index(name)] if known else self[self.index(name)].support
         return support.lower, support.upper
 
     def checked(self, values: Mapping[str, float], shape: tuple[int, ...] = ()) -> dict[str, Any]:
@@ -503,20 +512,17 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
         values = self.checked(values, theta.shape[:-1])
         for name in values.keys() & set(self.names):
             theta[..., self.index(name)] = values[name]
-        for place, triangle in self.triangles:
-            given = {name: float(value) for name, value in values.items() if name in triangle.names}
+        for place, image in self.images:
+            given = {name: float(value) for name, value in values.items() if name in image.names}
             if not given:
                 continue
             rows = theta.reshape(-1, theta.shape[-1])
             for row in rows:
-                reported = triangle.report(row[place])
-                reported[[triangle.names.index(name) for name in given]] = list(given.values())
-                coordinates = triangle.coordinates(reported)
+                reported = image.report(row[place])
+                reported[[image.names.index(name) for name in given]] = list(given.values())
+                coordinates = image.coordinates(reported)
                 if coordinates is None:
-                    raise ValueError(
-                        f"With {', '.join(given)} as given, the correlations of these coefficients do not form a "
-                        "covariance: no coefficients can be correlated like that. Give smaller correlations."
-                    )
+                    raise ValueError(image.refusal(given))
                 row[place] = coordinates
             theta = rows.reshape(theta.shape)
         return theta

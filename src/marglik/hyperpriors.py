@@ -33,6 +33,27 @@ class Hyperprior(NamedTuple):
     proper: bool
 
 
+class JointHyperprior(NamedTuple):
+    """The prior that a model itself has of some of its hyperparameters, together.
+
+    Attributes
+    ----------
+    names
+        Of what is reported.
+    log_density
+        Of their values, as a function of θ.
+    words
+        Which it is.
+    proper
+        Whether its integral is one.
+    """
+
+    names: tuple[str, ...]
+    log_density: Callable[[Array], float]
+    words: str
+    proper: bool
+
+
 def half_normal(scale: float) -> Any:
     """|x| for x ~ N(0, scale²), a prior for standard deviations.
 

@@ -15,8 +15,8 @@ from scipy.special import ndtr, ndtri
 from marglik import tables
 from marglik.evidence import evaluate
 from marglik.evidence.variational import Variational
-from marglik.hyperparameters import Hyperparameters, Interval, Positive, Support
-from marglik.hyperpriors import Hyperprior, hyperpriors
+from marglik.hyperparameters import Hyperparameters, Positive, Support
+from marglik.hyperpriors import Hyperprior, JointHyperprior, hyperpriors
 from marglik.integration import MOST, Improper, Nodes, composite, grid, importance
 from marglik.learn import Located, Objective
 from marglik.model import LinearModel
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 KEPT, SLIGHT = 40, 2e-3
 """Values of θ at which weights are looked at; those with a smaller share of the largest weight are not."""
-CORRELATION = Interval(-1.0, 1.0)
 BEYOND = 12.0
 """How far out on the logarithmic scale the tail of a prior that is not proper is tried."""
 FALLS = -0.3
@@ -104,11 +103,12 @@ class _Density:
     table: DataFrame
     free: tuple[str, ...]
     priors: Mapping[str, Hyperprior]
+    joint: tuple[JointHyperprior, ...] = ()
 
     @classmethod
     def of(cls, fit: Fit, prior: Mapping[str, Any]) -> _Density:
         model, names = fit.model, fit.model.hyperparameters
-        own = [i for i, h in enumerate(names) if not h.fixed_effect]
+        own_theta = [i for i, h in enumerate(names) if not h.fixed_effect]
         if isinstance(model, LinearModel):
             model = replace(model.with_flat_in_theta(False), reml=True)
         held = names.given((~fit.optimum.free & ~fit.optimum.limit)[0])
@@ -119,7 +119,19 @@ class _Density:
         if unknown:
             raise ValueError(f"{unknown[0]!r} is held at a value, so it can have no prior.")
         found = hyperpriors(model.hyperparameters, given)
-        return cls(fit, model, fit.optimum.theta[0, own], table, free, {name: found[name] for name in free})
+        tied = [name for _, image in names.images for name in image.names if (_, image) not in names.triangles]
+        if any(name in free for name in tied):
+            raise ValueError(
+                f"{tied[0]!r} is tied to others, and this integrates over hyperparameters that can move one by one. "
+                "Hold it with fixed=, or use fit.nuts()."
+            )
+        joint = tuple(
+            own for own in model.hyperpriors() if not set(own.names) & set(given) and set(own.names) & set(free)
+        )
+        found |= {name: Hyperprior(np.zeros_like, own.words, own.proper) for own in joint for name in own.names}
+        return cls(
+            fit, model, fit.optimum.theta[0, own_theta], table, free, {name: found[name] for name in free}, joint
+        )
 
     @property
     def names(self) -> Hyperparameters:
@@ -129,13 +141,8 @@ class _Density:
     @cached_property
     def supports(self) -> tuple[Support, ...]:
         """How each is put on the line."""
-
-        def own(name: str) -> Support:
-            if name in self.names.names:
-                return self.names[self.names.index(name)].support
-            return CORRELATION if name.startswith("cor(") else Positive()
-
-        return tuple(own(name) for name in self.free)
+        known = dict(zip(self.names.reported, self.names.reported_supports, strict=True))
+        return tuple(known[name] for name in self.free)
 
     def values(self, x: Float[Array, "*N k"]) -> Float[Array, "*N k"]:
         """What is reported, at x."""
@@ -152,6 +159,9 @@ class _Density:
     def log_prior(self, x: Float[Array, "k"]) -> float:
         """With the Jacobian."""
         values, total = self.values(x), 0.0
+        if self.joint:
+            theta = self.theta(x)
+            total = -math.inf if theta is None else sum(own.log_density(theta) for own in self.joint)
         for value, support, name in zip(values, self.supports, self.free, strict=True):
             with np.errstate(divide="ignore"):
                 total += float(self.priors[name].log_density(value)) + float(

@@ -19,17 +19,27 @@ from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
 from marglik.levels import Grouping, LevelSums, sum_levels
 from marglik.likelihoods import Likelihood
 from marglik.linalg import Arrow, Scaling
+from marglik.paths import Path, linear_path
 from marglik.priors import Prior, Ridge, Term
 from marglik.rows import InMemory
 from marglik.spectrum import Residuals, Spectrum, reduce
 from marglik.thin import thinned
-from marglik.validate import check_design, check_finite, check_flag, check_names, check_response, independent_columns
+from marglik.validate import (
+    check_design,
+    check_finite,
+    check_flag,
+    check_names,
+    check_response,
+    independent_columns,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
     from marglik.gram import Gram
+    from marglik.hyperpriors import JointHyperprior
+    from marglik.posterior import Gaussian
 
 
 class Model(ABC):
@@ -91,9 +101,17 @@ class Model(ABC):
         """log p(θ) with its gradient and Hessian, where the model itself has one."""
         return None
 
+    def hyperpriors(self) -> Sequence[JointHyperprior]:
+        """Priors that the model itself has of its hyperparameters; for the rest there are defaults."""
+        return ()
+
     @abstractmethod
     def at(self, weights: Float[Array, "p"], theta: Float[Array, "k"]) -> Expansion:
         """The log joint density and its derivatives at one point."""
+
+    def path(self, theta: Float[Array, "k"], around: Gaussian | None = None) -> Path | None:
+        """From a Gaussian, or else from the prior, to the joint density; None where there is none."""
+        return None
 
     @abstractmethod
     def start_weights(self) -> Float[Array, "p"]:
@@ -563,6 +581,9 @@ class LinearModel(Model):
 
     def at(self, weights, theta):
         return LinearExpansion(self, np.asarray(weights, float), np.asarray(theta, float))
+
+    def path(self, theta, around=None):
+        return linear_path(self.compact(theta), theta, around)
 
     def start_weights(self):
         u = np.zeros(self.n_weights)

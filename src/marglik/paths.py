@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """From a density that can be drawn from to the joint density: a path of densities, evaluated for many weights at once.
 
-    log π_t(w) = log q(w) + t [log p(y, w|θ) − log q(w)],        0 ≤ t ≤ 1
+log π_t(w) = log q(w) + t [log p(y, w|θ) − log q(w)],        0 ≤ t ≤ 1
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from marglik.likelihoods import LOG_2PI
+from marglik.linalg import Arrow
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.linalg import Arrow
     from marglik.model import LinearModel
+    from marglik.posterior import Gaussian
 
 ENTRIES = 1 << 17
 """So many linear predictors are computed at a time."""
@@ -96,3 +97,12 @@ class LinearJoint:
             value[part] = constant + kernel.sum(axis=1) - (U[part] ** 2 @ mask) / 2
             score[part] += slope @ D
         return value, score
+
+
+def linear_path(model: LinearModel, theta: Float[Array, "k"], around: Gaussian | None) -> Path | None:
+    """From a Gaussian, or from the prior where that is proper."""
+    joint = LinearJoint(model, theta)
+    if around is not None:
+        return GaussianPath(joint, around.mean, around.precision)
+    p = model.n_weights
+    return None if model.columns.n_flat else GaussianPath(joint, np.zeros(p), Arrow.dense(np.eye(p)))

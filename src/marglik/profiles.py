@@ -40,17 +40,20 @@ def hold(
         i = names.index(name)
         theta[i], free[i] = value, False
         return objective, theta, free
-    place, triangle = next((p, t) for p, t in names.triangles if name in t.names)
+    found = next(((p, t) for p, t in names.triangles if name in t.names), None)
+    if found is None:
+        raise ValueError(f"{name!r} is tied to others, so it has no profile. Use confint('wald').")
+    place, triangle = found
     model = objective.model
     assert isinstance(model, LinearModel)
     old = next(term for term in model.prior if term.grouped and term.triangle is triangle)  # type: ignore[attr-defined]
-    found = old.holding([name], [value])  # type: ignore[attr-defined]
-    assert found is not None
-    new, held = found
-    there = _coordinates(new, triangle, theta[place], name, value)
-    left = np.full(len(there), free[place].any())
+    there = old.holding([name], [value])  # type: ignore[attr-defined]
+    assert there is not None
+    new, held = there
+    inside = _coordinates(new, triangle, theta[place], name, value)
+    left = np.full(len(inside), free[place].any())
     left[list(held)] = False
-    theta = np.concatenate([theta[: place.start], there, theta[place.stop :]])
+    theta = np.concatenate([theta[: place.start], inside, theta[place.stop :]])
     free = np.concatenate([free[: place.start], left, free[place.stop :]])
     return replace(objective, model=model.with_term(old, new)), theta, free
 

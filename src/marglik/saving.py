@@ -317,7 +317,8 @@ def _fit(page: Mapping[str, Any], arrays: Callable[[str], Array]) -> Fit:
     if page["flat_in_theta"]:
         model = replace(model, flat_in_theta=True)
     method = unpack(page["method"], arrays)
-    objective = learn.Objective(method, model, {name: _distribution(p) for name, p in page["hyperprior"].items()})
+    hyperprior = {name: _distribution(p) for name, p in page["hyperprior"].items()}
+    objective = learn.Objective(method.learner, model, hyperprior)
     if "located" in page["optimum"]:
         optimum: Any = learn.Located(objective, *(unpack(x, arrays) for x in page["optimum"]["located"]))
     else:

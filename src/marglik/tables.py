@@ -29,7 +29,7 @@ def hyperparameters(objective: learn.Objective, optimum: learn.Found, many: bool
     known = objective.model.hyperparameters
     shown = [i for i, h in enumerate(known) if not h.fixed_effect]
     table = wald(known, optimum)
-    if len(shown) < len(known) and not known.triangles:
+    if len(shown) < len(known) and not known.images:
         table = {column: values[:, shown] for column, values in table.items()}
     at_limit = table["at_boundary"].astype(bool)
     if at_limit.any():

@@ -10,14 +10,14 @@ import numpy as np
 from scipy.special import ndtri
 
 from marglik import learn
-from marglik.hyperparameters import Interval, Positive
+from marglik.hyperparameters import Real
 from marglik.profiles import Profile
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.hyperparameters import Hyperparameters
+    from marglik.hyperparameters import Hyperparameters, Support
 
 DROP = 2.705543454095404 / 2
 """Half the 0.90 quantile of χ²₁: at a boundary the likelihood ratio is zero half of the time (Self & Liang 1987)."""
@@ -32,7 +32,8 @@ def wald(names: Hyperparameters, optimum: learn.Found, level: float = 0.95) -> d
         sd_phi = np.where(held, np.nan, np.sqrt(variance))
         slope = names.derivatives(optimum.theta)[0]
         phi, z = names.unconstrain(optimum.theta), ndtri((1 + level) / 2)
-        lower, upper = names.constrain(phi - z * sd_phi), names.constrain(phi + z * sd_phi)
+        ends = names.constrain(phi - z * sd_phi), names.constrain(phi + z * sd_phi)
+        lower, upper = np.minimum(*ends), np.maximum(*ends)
     given = held & ~optimum.limit
     table = {
         "estimate": theta,
@@ -41,16 +42,16 @@ def wald(names: Hyperparameters, optimum: learn.Found, level: float = 0.95) -> d
         "upper": np.where(given, theta, np.where(optimum.limit, np.where(np.isinf(theta), theta, np.nan), upper)),
         "at_boundary": optimum.limit,
     }
-    return table if not names.triangles else _reported(names, optimum, table, z)
+    return table if not names.images else _reported(names, optimum, table, z)
 
 
 def _reported(
     names: Hyperparameters, optimum: learn.Found, table: dict[str, Array], z: float
 ) -> dict[str, Float[Array, "V r"]]:
-    """Entries of factors give way to standard deviations and correlations: intervals by their log and artanh."""
+    """Coordinates give way to what they stand for together: intervals on the unconstrained scale of each of these."""
     theta = optimum.theta
     values = names.report(theta)
-    plain = [i for i, h in enumerate(names) if h.triangle is None and not h.fixed_effect]
+    plain = [i for i, h in enumerate(names) if h.image is None and not h.fixed_effect]
     there = [names.reported.index(names[i].name) for i in plain]
     out = {column: np.full(values.shape, np.nan) for column in table}
     out["estimate"] = values
@@ -59,33 +60,39 @@ def _reported(
     slope = names.derivatives(theta)[0]
     covariance = learn.covariance(optimum) * slope[:, :, None] * slope[:, None, :]
     inside = np.setdiff1d(np.arange(len(names.reported)), there)
-    correlation = np.array([name.startswith("cor(") for name in names.reported])
+    supports = [names.reported_supports[r] for r in inside]
+    lower, upper = (np.array([getattr(s, end) for s in supports]) for end in ("lower", "upper"))
     for v in range(len(theta)):
         J = names.report_jacobian(theta[v])[inside]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             se = np.sqrt(np.einsum("rk,kl,rl->r", J, covariance[v], J))
-            x, r = values[v, inside], correlation[inside]
-            low = np.where(r, np.tanh(np.arctanh(x) - z * se / (1 - x**2)), x * np.exp(-z * se / x))
-            high = np.where(r, np.tanh(np.arctanh(x) + z * se / (1 - x**2)), x * np.exp(z * se / x))
+            x = values[v, inside]
+            low, high = np.array([_around(s, *at, z) for s, *at in zip(supports, x, se, strict=True)]).T
         held = names.given(~optimum.free[v] & ~optimum.limit[v])
         given = held[inside]
-        end = (np.abs(x) == 1) & r | (x == 0) & ~r | np.isnan(x)
+        at_upper = (x == upper) & np.isfinite(upper)
+        end = at_upper | (x == lower) | np.isnan(x)
         out["se"][v, inside] = np.where(end | given, np.nan, se)
-        out["lower"][v, inside] = np.where(given | (end & (x != 1)), x, np.where(end, np.nan, low))
-        out["upper"][v, inside] = np.where(given | (end & (x == 1)), x, np.where(end, np.nan, high))
+        out["lower"][v, inside] = np.where(given | (end & ~at_upper), x, np.where(end, np.nan, low))
+        out["upper"][v, inside] = np.where(given | (end & at_upper), x, np.where(end, np.nan, high))
         void = np.isnan(x) & names.with_given_scale(held)[inside]  # no correlation with what is held not to vary
         out["at_boundary"][v, inside] = end & ~given & ~void
     return out
 
 
+def _around(support: Support, x: float, se: float, z: float) -> tuple[float, float]:
+    """The ends of x ± z se, on the unconstrained scale."""
+    here = np.asarray(x)
+    phi, half = support.to_unconstrained(here), z * se / np.abs(support.derivatives(here)[0])
+    low, high = sorted((float(support.from_unconstrained(phi - half)), float(support.from_unconstrained(phi + half))))
+    return low, high
+
+
 def limit_values(names: Hyperparameters, optimum: learn.Found) -> Float[Array, "V k"]:
     """The end of the support that each coordinate runs to."""
-    lower = np.array([h.support.lower for h in names])
-    upper = np.array([h.support.upper for h in names])
     with np.errstate(divide="ignore"):
-        phi = names.unconstrain(optimum.theta)
-    free_line = np.array([not isinstance(h.support, Positive | Interval) for h in names])
-    return np.where(free_line, optimum.theta, np.where(phi < 0, lower, upper))
+        ends = names.constrain(np.where(names.unconstrain(optimum.theta) < 0, -np.inf, np.inf))
+    return np.where([isinstance(h.support, Real) for h in names], optimum.theta, ends)
 
 
 def scale_limits(objective: learn.Objective, optimum: learn.Found) -> Float[Array, "V k"]:
@@ -96,7 +103,7 @@ def scale_limits(objective: learn.Objective, optimum: learn.Found) -> Float[Arra
     V, k = optimum.theta.shape
     out = np.full((V, k), np.nan)
     names = objective.hyperparameters
-    at_zero = optimum.limit & (limit_values(names, optimum) == 0) & [h.triangle is None for h in names]
+    at_zero = optimum.limit & (limit_values(names, optimum) == 0) & [h.image is None for h in names]
     asked = optimum.free | (optimum.limit & (optimum.theta == 0))
     alone = None if objective.hyperprior else objective.method.limits(objective.model, optimum.theta, DROP)
     if alone is not None:

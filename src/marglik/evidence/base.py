@@ -98,6 +98,20 @@ class EvidenceMethod(ABC):
     def unsuited(self, model: Model) -> str | None:
         """Why this method cannot be used for this model, as the end of a sentence; None if it can."""
 
+    @property
+    def learner(self) -> EvidenceMethod:
+        """The method with whose evidence θ is learned."""
+        return self
+
+    @property
+    def first(self) -> EvidenceMethod | None:
+        """The method from whose θ̂ learning by this one sets out; None where it needs none."""
+        return None
+
+    def seeded(self, seed: int) -> EvidenceMethod:
+        """With random numbers from this seed, where it draws any."""
+        return self
+
     def batched(self, model: Model) -> bool:
         """Whether θ may be (V, k) for this model, all targets at once."""
         return False

@@ -232,7 +232,7 @@ def fit(
             fixed=dict(fixed) or None,
             missing=missing,
         )
-        check = fitted.check()
+        check = fitted._check(quick=not as_json)
         _print_json(as_object(fitted, check)) if as_json else _print_summary(fitted)
         if plot is not None:
             fitted.plot(plot)
@@ -316,8 +316,7 @@ def check(saved: str, as_json: bool) -> int:
     if as_json:
         _print_json(plain(asdict(found)))
     else:
-        click.echo(found.verdict)
-        click.echo(f"Largest slope {found.gradient_norm:.1e} nats; smallest curvature {found.curvature:.3g}.")
+        click.echo("\n".join([found.verdict, *found.numbers]))
     return 0 if found.converged else NOT_CONVERGED
 
 

@@ -172,7 +172,7 @@ class RandomEffects(Term):
         lengths = () if self.held_correlation is None else ((0, 0), (1, 1))  # with a sign, ρ would be ±ρ
         supports = ((Positive if e in lengths else Real)(float(unit[e[0]])) for e in self.triangle.entries)
         return tuple(
-            Hyperparameter(f"factor({i + 1}, {j + 1} | {self.group})", support, triangle=self.triangle)
+            Hyperparameter(f"factor({i + 1}, {j + 1} | {self.group})", support, image=self.triangle)
             for (i, j), support in zip(self.triangle.entries, supports, strict=True)
         )
 

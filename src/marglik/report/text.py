@@ -77,8 +77,8 @@ class Page:
 
 def page(fit: Fit) -> Page:
     """What a summary says about a fit."""
-    check = fit.check()
-    return Page(title(fit), tuple(_facts(fit)), tuple(tables(fit)), tuple(_sums(fit)), check.verdict, check.converged)
+    check = fit._check(quick=True)
+    return Page(title(fit), tuple(_facts(fit)), tuple(tables(fit)), tuple(_sums(fit)), check.verdict, check.trusted)
 
 
 def tables(fit: Fit) -> list[Table]:

@@ -68,16 +68,21 @@ class Densities:
         observed = (s for s in trace.values() if s["type"] == "sample" and s["is_observed"])
         return sum(map(_log_prob, observed), start=jnp.zeros(()))
 
-    def log_hyperprior(self, theta: Any) -> Any:
-        """log p(θ) of the sample sites that are maximised, on their own scale."""
+    def log_hyperpriors(self, theta: Any) -> dict[str, Any]:
+        """Site → log p(θ) of each sample site that is maximised, on its own scale."""
         trace, _ = self.run(jnp.zeros(self.layout.size), theta)
-        own = (s for name, s in trace.items() if name in self.theta.names and s["type"] == "sample")
-        return sum(map(_log_prob, own), start=jnp.zeros(()))
+        own = {name: s for name, s in trace.items() if name in self.theta.names and s["type"] == "sample"}
+        return {name: _log_prob(site) for name, site in own.items()}
+
+    def log_hyperprior(self, theta: Any) -> Any:
+        """log p(θ)."""
+        return sum(self.log_hyperpriors(theta).values(), start=jnp.zeros(()))
 
     def values(self, w: Any, theta: Any) -> dict[str, Any]:
-        """Latent sites on their own scale."""
+        """Latent sites on their own scale, and real-valued ``deterministic`` sites."""
         trace, log_dets = self.run(w, theta)
-        return {name: trace[name]["value"] for name in log_dets}
+        derived = [name for name, site in trace.items() if site["type"] == "deterministic" and _real(site["value"])]
+        return {name: trace[name]["value"] for name in (*log_dets, *derived)}
 
     def draw(self, key: Any, theta: Any) -> Any:
         """Weights drawn from p(w|θ)."""
@@ -128,6 +133,12 @@ class Densities:
         return self.staged(self.log_likelihood).compiled(derivatives.batched)
 
     @cached_property
+    def tempered(self) -> Callable[..., Any]:
+        """(W, t, θ) → log p(w), log p(y|w, θ) and the gradient of the path at t, for each row of W."""
+        both = self.staged(lambda w, theta: (self.log_joint(w, theta), self.log_likelihood(w, theta)))
+        return both.compiled(derivatives.tempered)
+
+    @cached_property
     def draws(self) -> Callable[..., Any]:
         """(keys, θ) → weights drawn from their prior, one a row."""
         with x64():
@@ -140,9 +151,18 @@ class Densities:
         return Staged.of(self.log_hyperprior, (self.theta.size,)).compiled(derivatives.in_theta)
 
     @cached_property
+    def hyperpriors(self) -> Callable[..., Any]:
+        """θ → log p(θ) of each site."""
+        return Staged.of(self.log_hyperpriors, (self.theta.size,)).compiled(derivatives.plain)
+
+    @cached_property
     def gradients_by_site(self) -> Callable[..., Any]:
         """(w, θ) → density of each site, and its derivatives."""
         return self.staged(self.by_site).compiled(derivatives.gradients)
+
+
+def _real(value: Any) -> bool:
+    return value is not None and jnp.issubdtype(jnp.result_type(value), jnp.floating)
 
 
 def _log_prob(site: Any) -> Any:

@@ -56,6 +56,23 @@ def batched(f: Density) -> Density:
     return lambda constants, W, theta: jax.vmap(f, (None, 0, None))(constants, W, theta)
 
 
+def tempered(f: Density) -> Density:
+    """For every row w of W: log p(w), log p(y|w), and the gradient of log p(w) + t log p(y|w), side by side.
+
+    f gives log p(y, w) and log p(y|w).
+    """
+
+    def run(constants: Any, W: Any, t: Any, theta: Any) -> Any:
+        def density(w: Any) -> tuple[Any, tuple[Any, Any]]:
+            joint, rows = f(constants, w, theta)
+            return joint - (1 - t) * rows, (joint - rows, rows)
+
+        (_, parts), slope = jax.vmap(jax.value_and_grad(density, has_aux=True))(W)
+        return jnp.column_stack([*parts, slope])
+
+    return run
+
+
 def plain(f: Density) -> Density:
     """f itself."""
     return lambda constants, *args: f(constants, *args)

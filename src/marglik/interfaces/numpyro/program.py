@@ -14,14 +14,17 @@ import numpy as np
 
 from marglik.expansion import Expansion, ThetaDerivatives
 from marglik.hyperparameters import Hyperparameters, Positive
+from marglik.hyperpriors import JointHyperprior
 from marglik.interfaces.numpyro.compiling import x64
 from marglik.interfaces.numpyro.density import Densities
 from marglik.interfaces.numpyro.layout import Layout, layouts
+from marglik.interfaces.numpyro.nuts import Samples, sample
 from marglik.interfaces.numpyro.posterior import ProgramPosterior
 from marglik.interfaces.numpyro.sites import BadProgram, Call, sorted_sites
 from marglik.interfaces.numpyro.theta import Theta
 from marglik.linalg import Arrow
 from marglik.model import Model
+from marglik.paths import Along, GaussianPath, Path
 from marglik.posterior import Gaussian
 
 if TYPE_CHECKING:
@@ -91,6 +94,11 @@ class Program(Model):
     notes: tuple[str, ...] = ()
 
     @property
+    def function(self) -> Callable[..., Any]:
+        """The program itself."""
+        return self.densities.call.function
+
+    @property
     def layout(self) -> Layout:
         """Where each latent site lies among the weights."""
         return self.densities.layout
@@ -152,9 +160,32 @@ class Program(Model):
                 "or use method='laplace'."
             ) from error
 
+    def path(self, theta, around=None):
+        path = ProgramPath(self, theta)
+        if around is not None:
+            return GaussianPath(path.joint, around.mean, around.precision)
+        try:
+            self.prior_draws(theta, 1)
+        except BadProgram:
+            return None
+        return path
+
     @property
     def log_hyperprior(self):
         return self.densities.hyperprior if any(site.has_prior for site in self.densities.theta.sites) else None
+
+    def hyperpriors(self):
+        theta = self.densities.theta
+        return tuple(
+            JointHyperprior(
+                theta.elements(site),
+                lambda values, name=site.name: float(self.densities.hyperpriors(values)[name]),
+                "its own in the program",
+                site.proper,
+            )
+            for site in theta.sites
+            if site.has_prior
+        )
 
     def start_weights(self):
         return self._start
@@ -204,6 +235,10 @@ class Program(Model):
             return start[None]
         return np.where(positive, np.multiply.outer([0.2, 1.0, 5.0], start), start)
 
+    def nuts(self, theta: Float[Array, "k"], held: Sequence[str], **settings: int) -> Samples:
+        """Draws from the joint posterior of hyperparameters and latent sites; see `Fit.nuts`."""
+        return sample(self.densities.call, self.densities.theta, theta, frozenset(held), **settings)
+
     def posterior(self, theta: Float[Array, "k"], joint: Gaussian) -> ProgramPosterior:
         """What is known of the latent sites, by name."""
         return ProgramPosterior(self.densities, theta, joint)
@@ -224,6 +259,26 @@ def _by_chunks(function: Callable[..., Array], rows: Array, theta: Array) -> Arr
             yield function(np.concatenate([part, np.repeat(part[-1:], fill, axis=0)]), theta)[: len(part)]
 
     return np.concatenate(list(parts()))
+
+
+@dataclass(frozen=True, eq=False)
+class ProgramPath(Path):
+    """From the program's prior to its joint density."""
+
+    model: Program
+    theta: Float[Array, "k"]
+
+    def draws(self, n, rng):
+        return self.model.prior_draws(self.theta, n, int(rng.integers(2**31)))
+
+    def at(self, W, t):
+        both = _by_chunks(lambda part, theta: self.model.densities.tempered(part, float(t), theta), W, self.theta)
+        return Along(both[:, 0], both[:, 1], both[:, 2:])
+
+    def joint(self, W: Float[Array, "N p"]) -> tuple[Float[Array, "N"], Float[Array, "N p"]]:
+        """log p(y, w|θ) and its gradient, for every row w of W."""
+        here = self.at(W, 1.0)
+        return here.reference + here.potential, here.slope
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ class Latent:
 
 @dataclass(frozen=True, eq=False)
 class Maximised:
-    """A site that is maximised over: its constraint, where learning sets out, the ends of its support.
+    """A site that is maximised over: its constraint, its prior, where learning sets out, the ends of its support.
 
     The ends are NaN where the support is no product of intervals.
     """
@@ -65,6 +66,7 @@ class Maximised:
     shape: tuple[int, ...]
     constraint: Any
     has_prior: bool
+    proper: bool
     start: Array
     lower: Array
     upper: Array
@@ -78,18 +80,23 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
-    def trace(self, substitute: Callable[[Any], Any]) -> Mapping[str, Any]:
-        """One run, sites replaced by what ``substitute`` returns for them where that is not None."""
-        started = handlers.substitute(handlers.seed(self.function, 0), substitute_fn=substitute)
+    @property
+    def full(self) -> Callable[..., Any]:
+        """The function, in which plates that look at a part of their members at a time look at all."""
+        return _whole(self.function)
+
+    def trace(self, substitute: Callable[[Any], Any], key: Any = 0) -> Mapping[str, Any]:
+        """One run over all members of plates, sites replaced by what ``substitute`` returns where that is not None."""
+        started = handlers.substitute(handlers.seed(self.full, key), substitute_fn=substitute)
         return handlers.trace(started).get_trace(*self.args, **self.kwargs)
 
-    def surveyed(self, read: Callable[[Mapping[str, Any]], Any]) -> tuple[Mapping[str, Any], Any]:
+    def surveyed(self, read: Callable[[Mapping[str, Any]], Any], draws: bool = False) -> tuple[Mapping[str, Any], Any]:
         """One run in which sites have shapes and supports alone, and numbers read off it."""
         found: dict[str, Any] = {}
 
         def run() -> Any:
             # Zero on the unconstrained scale: also improper priors, which have no draws, then have a value.
-            found.update(self.trace(init_to_uniform(radius=0)))
+            found.update(self.trace((lambda site: None) if draws else init_to_uniform(radius=0)))
             return read(found)
 
         try:
@@ -107,6 +114,25 @@ class Call:
                 ) from error
             raise
         return found, staged.compiled(derivatives.plain)()
+
+
+def _whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    def members(site: Any) -> Any:
+        partial = site["type"] == "plate" and site["args"][1] not in (None, site["args"][0])
+        return jnp.arange(site["args"][0]) if partial else None
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "subsample_size does not match")
+            return handlers.substitute(function, substitute_fn=members)(*args, **kwargs)
+
+    return run
+
+
+def subsampled(trace: Mapping[str, Any]) -> tuple[str, int, int] | None:
+    """The first plate that looks at a part of its members at a time: its name, how many of them, their number."""
+    plates = ((name, site["args"]) for name, site in trace.items() if site["type"] == "plate")
+    return next(((name, part, size) for name, (size, part) in plates if part not in (None, size)), None)
 
 
 def sorted_sites(call: Call, hyper: Sequence[str]) -> tuple[tuple[Maximised, ...], tuple[Latent, ...]]:
@@ -128,12 +154,6 @@ def sorted_sites(call: Call, hyper: Sequence[str]) -> tuple[tuple[Maximised, ...
     for name in hyper:
         if name not in free and name not in params:
             _refuse_name(name, [*free, *params])
-    for name, site in trace.items():
-        if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
-            raise BadProgram(
-                f"Plate {name!r} looks at {site['args'][1]} of its {site['args'][0]} members at a time, and this "
-                "method needs all of them. Leave subsample_size= out."
-            )
     for name, site in free.items():
         if site["fn"].support.is_discrete:
             raise BadProgram(
@@ -154,7 +174,17 @@ def _refuse_name(name: str, known: list[str]) -> None:
 def _maximised(name: str, site: Any, numbers: Mapping[str, Array]) -> Maximised:
     shape = np.shape(site["value"])
     start, lower, upper = (np.broadcast_to(numbers[what], shape) for what in ("start", "lower", "upper"))
-    return Maximised(name, shape, _constraint(site), site["type"] == "sample", start, lower, upper)
+    has_prior = site["type"] == "sample"
+    return Maximised(name, shape, _constraint(site), has_prior, has_prior and _proper(site), start, lower, upper)
+
+
+def _proper(site: Any) -> bool:
+    """Whether the prior can be drawn from."""
+    try:
+        jax.eval_shape(site["fn"].sample, jax.random.PRNGKey(0))
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _latent(name: str, site: Any) -> Latent:
@@ -179,7 +209,7 @@ def _start(site: Any) -> Any:
     return value
 
 
-def _elementwise(constraint: Any) -> Any:
+def elementwise(constraint: Any) -> Any:
     """Without the axes that count as one event."""
     while isinstance(constraint, type(constraints.independent(constraints.real, 1))):
         constraint = constraint.base_constraint
@@ -188,7 +218,7 @@ def _elementwise(constraint: Any) -> Any:
 
 def _ends(constraint: Any) -> dict[str, Any]:
     """The ends of the support, −∞ to ∞ for the real line; NaN for what is no product of intervals."""
-    constraint = _elementwise(constraint)
+    constraint = elementwise(constraint)
     if constraint is constraints.real or constraint is constraints.real_vector:
         return {"lower": jnp.asarray(-jnp.inf), "upper": jnp.asarray(jnp.inf)}
     if constraint in (constraints.softplus_positive, constraints.nonnegative):
