@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 
 LAYERS = [  # a module imports from layers before its own alone
     {"supports"},
-    {"", "bases", "hyperparameters", "lags", "linalg", "roots", "rows", "textbook", "validate"}
+    {"", "bases", "hyperparameters", "lags", "linalg", "pareto", "roots", "rows", "textbook", "validate"}
     | {"likelihoods.averages", "likelihoods.numerical", "likelihoods.special"},
     {
         "columns",
@@ -59,12 +59,16 @@ LAYERS = [  # a module imports from layers before its own alone
     | {"mixed_posterior", "scales_posterior", "wide_posterior"},
     {"evidence.held", "evidence.slopes"},
     {"evidence.scoring"},
-    {"evidence.laplace", "evidence.mixed", "evidence.relevance", "evidence.spectral", "smooths"},
+    {"evidence.kernels", "evidence.laplace", "evidence.mixed", "evidence.relevance", "evidence.spectral", "smooths"},
     {"evidence.annealed", "evidence.quadrature", "evidence.scales", "evidence.variational"},
-    {"evidence.exact"},
+    {"evidence.exact", "evidence.clouds", "evidence.draws"},
+    {"evidence.levels_drawn"},
+    {"evidence.importance"},
+    {"evidence.simple"},
     {"evidence.auto"},
     {"evidence"},
     {"learn"},
+    {"stages"},
     {"profiles"},
     {"uncertainty"},
     {"check.draws", "check.consistency"},

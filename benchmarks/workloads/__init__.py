@@ -15,6 +15,7 @@ MODULES = {
     "w7": "w7_smooths",
     "full-bayes": "full_bayes",
     "w9": "w9_programs",
+    "w10": "w10_importance",
 }
 
 

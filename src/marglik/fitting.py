@@ -41,6 +41,9 @@ def fit_model(
     restarts: int = 0,
     seed: int = 0,
     points: int | None = None,
+    draws: int | None = None,
+    guide: Any = None,
+    samples: int | None = None,
     source: Source | None = None,
     notes: tuple[str, ...] = (),
 ) -> Fit:
@@ -48,7 +51,7 @@ def fit_model(
     check_restarts(restarts, seed)
     if fixed and isinstance(model, LinearModel):
         model = _holding(model, model.hyperparameters.checked(fixed))
-    choice = choose(model, method, points)
+    choice = choose(model, method, points, draws, guide, samples)
     choice = choice._replace(method=choice.method.seeded(seed))
     fit = _learned(model, choice, fixed, hyperprior, restarts, seed, source, notes)
     if isinstance(fit.optimum, learn.Optimum):
@@ -60,15 +63,13 @@ def _learned(
     model: Model, choice: Any, fixed: Any, hyperprior: Any, restarts: int, seed: int, source: Any, notes: Any
 ) -> Fit:
     """θ̂ by this method."""
-    if isinstance(model, LinearModel):
-        if model.rows.y.ndim == 2 and not choice.method.batched(model):
-            return _fit_each(model, choice, fixed, hyperprior, restarts, seed, source, notes)
+    if isinstance(model, LinearModel) and model.rows.y.ndim == 2 and not choice.method.batched(model):
+        return _fit_each(model, choice, fixed, hyperprior, restarts, seed, source, notes)
     if choice.method.first is not None:
         first = choice._replace(method=choice.method.first)
         return _in_stages(choice.method, _learned(model, first, fixed, hyperprior, restarts, seed, source, notes))
-    if isinstance(model, LinearModel):
-        if not model.reml and not choice.method.profiles_flat and model.n_flat:
-            return _fit_with_flat_in_theta(model, choice, fixed, hyperprior, restarts, seed, source, notes)
+    if isinstance(model, LinearModel) and not model.reml and not choice.method.profiles_flat and model.n_flat:
+        return _fit_with_flat_in_theta(model, choice, fixed, hyperprior, restarts, seed, source, notes)
     objective, base, free = _prepare(model, choice.method, fixed, hyperprior)
     found = None if hyperprior else choice.method.learner.maximum(model, base, free)
     if found is not None:
@@ -187,6 +188,8 @@ def _check_learnable(model: LinearModel, learned: set[str]) -> None:
         left_over = model.spectrum.total
     elif model.dense_scales:
         left_over = model.reduced.total
+    elif model.dense_rows:
+        left_over = (model.residuals.read(slice(0, 1))[0] ** 2).sum(axis=0)
     else:
         left_over = np.array([model.level_sums.border[-1, -1]])
     if model.rows.y.ndim == 1:

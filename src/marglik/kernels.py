@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,13 @@ class Kernel:
         """k(x_i, x_i)."""
         return self.at(p).diag(x)
 
+    @cached_property
+    def radial(self) -> Callable[[Array], tuple[Array, Array]] | None:
+        """g and g' for k = g(Σ_d (x_d − x'_d)²/ℓ_d²), where the kernel is of that kind and its lengths are free."""
+        kernel = self._kernel
+        free = set(self.names) == {"length_scale"}
+        return RADIAL.get((type(kernel).__name__, kernel.get_params(deep=False).get("nu"))) if free else None
+
     def tangents(self, p: Float[Array, "k"], x: Float[Array, "n d"]) -> Float[Array, "k n n"]:
         """∂K/∂log p."""
         return np.moveaxis(self.at(p)(x, eval_gradient=True)[1], -1, 0)
@@ -177,3 +185,39 @@ class Kernel:
             )
             out[k] = (8 * one - two) / (12 * STEP)
         return (out + out.transpose(1, 0, 2, 3)) / 2
+
+
+def _rbf(u: Array) -> tuple[Array, Array]:
+    """exp(−u/2)."""
+    K = np.exp(u * -0.5)
+    return K, K * -0.5
+
+
+def _exponential(u: Array) -> tuple[Array, Array]:
+    """exp(−r), r² = u; the slope at r = 0 only ever meets a distance of zero."""
+    r = np.sqrt(u)
+    K = np.exp(-r)
+    return K, -np.divide(K, 2 * r, out=np.zeros_like(r), where=r > 0)
+
+
+def _matern32(u: Array) -> tuple[Array, Array]:
+    """(1 + a) exp(−a), a² = 3u."""
+    a = np.sqrt(3 * u)
+    e = np.exp(-a)
+    return (1 + a) * e, -1.5 * e
+
+
+def _matern52(u: Array) -> tuple[Array, Array]:
+    """(1 + a + a²/3) exp(−a), a² = 5u."""
+    a = np.sqrt(5 * u)
+    e = np.exp(-a)
+    return (1 + a + a * a / 3) * e, -5 / 6 * (1 + a) * e
+
+
+RADIAL: dict[tuple[str, float | None], Callable[[Array], tuple[Array, Array]]] = {
+    ("RBF", None): _rbf,
+    ("Matern", 0.5): _exponential,
+    ("Matern", 1.5): _matern32,
+    ("Matern", 2.5): _matern52,
+}
+"""By name and smoothness: g(u) and g'(u) of the squared distance u in units of the length scales."""

@@ -75,6 +75,11 @@ class Model(ABC):
         return False
 
     @property
+    def dense_rows(self) -> bool:
+        """Whether the covariance of the rows is as good as dense; see `LinearModel`."""
+        return False
+
+    @property
     def working(self) -> Model:
         """The same integral over as few weights as the rows can tell apart; see `LinearModel`."""
         return self
@@ -104,6 +109,15 @@ class Model(ABC):
     def hyperpriors(self) -> Sequence[JointHyperprior]:
         """Priors that the model itself has of its hyperparameters; for the rest there are defaults."""
         return ()
+
+    @property
+    def part(self) -> str | None:
+        """Which part of the data the model looks at at a time, as a clause; None if it looks at all."""
+        return None
+
+    def bound(self, guide: Any = None, samples: int = 1, seed: int = 0) -> Any:
+        """The model's own lower bound, with evidences and starts; None where it has none."""
+        return None
 
     @abstractmethod
     def at(self, weights: Float[Array, "p"], theta: Float[Array, "k"]) -> Expansion:
@@ -402,6 +416,19 @@ class LinearModel(Model):
             and not any(term.kernel or term.covaries for term in self.dense)
             and self.n_prior_theta > 0
             and (self.reml or not self.n_flat)
+        )
+
+    @cached_property
+    def dense_rows(self) -> bool:
+        """Whether the model is Gaussian with correlated weights, at least one a row, and no grouping factors."""
+        return (
+            self.likelihood.gaussian
+            and not self.flat_in_theta
+            and not self.groupings
+            and self.rows.y.ndim == 1
+            and self.row_scale is None
+            and any(term.kernel and term.covaries for term in self.dense)
+            and sum(term.n_weights for term in self.dense) >= self.rows.n
         )
 
     @cached_property

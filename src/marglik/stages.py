@@ -16,6 +16,8 @@ import numpy as np
 from marglik import learn
 
 if TYPE_CHECKING:
+    from numpy import ndarray as Array
+
     from marglik.learn import Found, Objective, Optimum
 
 MOST_STAGES = 12
@@ -25,7 +27,8 @@ GAIN = 1e-5
 
 def climbed(objective: Objective, start: Found) -> Optimum:
     """θ̂ by a method that draws, from the θ̂ of one that does not; what that has at a limit stays there."""
-    theta, trace, steps = start.theta, [], 0
+    theta, steps = start.theta, 0
+    trace: list[Array] = []
     for _ in range(MOST_STAGES):
         found = learn.maximise(objective, theta, start.free)
         theta, steps = found.theta, steps + found.n_iterations

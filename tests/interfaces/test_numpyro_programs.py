@@ -109,7 +109,9 @@ def test_transform_reparam_moves_the_expansion_to_the_base():
 
     fit = marglik.fit(lognormal, args=(Y,))
     np.testing.assert_allclose(fit.log_evidence, normal(Y), rtol=1e-12)
-    assert set(fit.posterior.mean) == {"s_base"}
+    assert set(fit.posterior.mean) == {"s_base", "s", "twice"}
+    np.testing.assert_allclose(fit.posterior.mean["twice"], 2 + 4 * fit.posterior.mean["s_base"], rtol=1e-12)
+    np.testing.assert_allclose(fit.posterior.sd["twice"], 4 * fit.posterior.sd["s_base"], rtol=1e-12)
 
 
 def test_a_vector_site_with_a_full_covariance():

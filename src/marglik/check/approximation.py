@@ -42,8 +42,8 @@ FEWEST, MOST = 256, 4096
 """Draws of each integral."""
 WORK = 3e7
 """Densities of rows that a full check computes, about; a quick one a twentieth of them."""
-SHARE = 4
-"""Draws of the border for so many draws of a level, by their cost."""
+OVERHEAD = 3000
+"""What a draw of the border costs beside rows, in densities of rows."""
 LISTED = 5
 """Levels that are named."""
 STEP = 1e-3
@@ -114,12 +114,12 @@ def approximation(
     rows = _cost(near, grouped) if linear else 1
     found: ByLevel | Joint
     for enough in (1, 4):
-        n = enough * (_number(rows, len(free), quick) if draws is None else draws)
+        n = draws or _number(rows, len(free), quick, enough)
         if not n:
             return None
         try:
             if grouped:
-                outside = draws or int(np.clip(enough * n * SHARE // FEW, 16, 1024))
+                outside = draws or _number(rows * FEW + OVERHEAD, len(free), quick, enough, 16, 1024)
                 found = ByLevel.about(mode, w, max(n, FEWEST), outside, seed)
             else:
                 found = Joint.about(near, theta, w, mode.neg_hessian, n, seed)
@@ -151,10 +151,10 @@ def _cost(model: LinearModel, grouped: bool) -> int:
     return model.rows.n if grouped else model.rows.n * (1 + model.n_weights // 10) + 500
 
 
-def _number(rows: int, free: int, quick: bool) -> int:
-    """Draws of each integral, by what they cost; 0 where even few would take too long."""
-    n = int(WORK / (20 if quick else 1 + 2 * free) / rows)
-    return 0 if quick and n < FEWEST // 4 else int(np.clip(n, FEWEST, MOST))
+def _number(cost: int, free: int, quick: bool, enough: int, least: int = FEWEST, most: int = MOST) -> int:
+    """Draws for the work that is allowed; 0 for quick ones where even few would take too long."""
+    n = enough * WORK / (20 if quick else 1 + 2 * free) / cost
+    return 0 if quick and n < least / 4 else int(np.clip(n, least, enough * most))
 
 
 def _shift(model: Model, optimum: Found, free: Array, own: Array, value: Callable[[Array], float]) -> dict[str, float]:

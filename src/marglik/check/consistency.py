@@ -82,6 +82,8 @@ def consistency(
     maximised = bool(model.n_flat) and not model.likelihood.gaussian
     base = model.with_flat_in_theta(maximised)
     flat = np.concatenate([means[term.label] for term in model.prior if term.flat] or [np.zeros(0)])
+    n_own = model.n_prior_theta + len(model.likelihood.hyperparameters())
+    own, theta, free = theta[:n_own], theta[:n_own], free[:n_own]
     if maximised:
         theta = np.concatenate([theta, base.flat_basis.R @ flat])
         free = np.concatenate([free, np.ones(model.n_flat, bool)])
@@ -96,7 +98,7 @@ def consistency(
         )
     scale = base.hyperparameters.derivatives(theta)[0][free]
     scores = []
-    for y in simulate(model, theta[: model.n_prior_theta + len(model.likelihood.hyperparameters())], means, n, seed):
+    for y in simulate(model, own, means, n, seed):
         data = replace(base, rows=replace(base.rows, y=y))
         data.adopt(base)
         e = method(data, theta[None] if method.batched(data) else theta)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from marglik.expansion import LinearExpansion
 
-DF = 5.0
-"""Degrees of freedom of Student's t of a level."""
+DF = 2.0
+"""Degrees of freedom of Student's t of a level: few, so that weights vanish at the faces of the lattice's cube."""
 POINTS = {1: 15, 2: 7, 3: 5}
 """Points of the quadrature that finds the border's mode, by coefficients of a level; one for more."""
 FEW = 64

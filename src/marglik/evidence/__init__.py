@@ -8,6 +8,7 @@ from marglik.evidence.exact import Exact
 from marglik.evidence.importance import Importance
 from marglik.evidence.laplace import Laplace
 from marglik.evidence.quadrature import Quadrature
+from marglik.evidence.simple import Simple
 from marglik.evidence.variational import Variational
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Importance",
     "Laplace",
     "Quadrature",
+    "Simple",
     "Variational",
     "choose",
     "evaluate",

@@ -55,11 +55,12 @@ def estimate(
     model, theta
         The integrand.
     posterior
-        Laplace's, in the model's coordinates: widened, it is the reference where some weights are flat.
+        Laplace's, in the model's coordinates: widened, it is where annealing starts if some weights are flat.
     seed, particles, runs
         Of the random numbers; weights in a cloud; independent clouds.
     from_prior
-        Whether to start from the prior where it is proper. It finds modes that ``posterior`` does not know.
+        Whether to start from the prior where it is proper, which finds modes that ``posterior`` does not know. Otherwise
+        from ``posterior``, widened: less work, and less error where the prior is far from the posterior.
 
     Raises
     ------
@@ -93,8 +94,8 @@ def estimate(
     if path is None:
         if posterior is None:
             raise ValueError(
-                "Some weights have a flat prior, from which nothing can be drawn, so annealing needs a Gaussian to "
-                "start from. Give posterior=Laplace()(model, theta).posterior."
+                "Annealing cannot start from the prior, since some weights have a flat one or it was not asked for, so "
+                "it needs a Gaussian. Give posterior=Laplace()(model, theta).posterior."
             )
         wide = replace(posterior, precision=posterior.precision.times(WIDER**-2))
         path = model.path(theta, wide)
@@ -147,6 +148,7 @@ class Annealed(EvidenceMethod):
     particles: int = PARTICLES
     runs: int = RUNS
     seed: int = 0
+    from_prior: bool = True
     modal: ClassVar[bool] = False
 
     @property
@@ -158,11 +160,13 @@ class Annealed(EvidenceMethod):
 
     def __call__(self, model, theta, start=None):
         by_laplace = Laplace()(model, theta, start)
-        found = estimate(model, theta, by_laplace.posterior, self.seed, particles=self.particles, runs=self.runs)
+        settings = {"particles": self.particles, "runs": self.runs, "from_prior": self.from_prior}
+        found = estimate(model, theta, by_laplace.posterior, self.seed, **settings)
         checks = dict(by_laplace.checks)
         if found.std_error > VAGUE:
             checks["annealed"] = (
-                f"The annealed runs differ so much that its standard error, {found.std_error:.2g} nats, says little."
+                f"The annealed runs differ so much that their standard error, {found.std_error:.2g} nats, says little. "
+                "Ask estimate() for more particles."
             )
         return Evidence(
             found.log_value, lambda: by_laplace.gradient, None, found.std_error, by_laplace.posterior, checks

@@ -79,6 +79,8 @@ class EvidenceMethod(ABC):
         Whether the method maximises over flat weights itself when they are not to be integrated.
     modal
         Whether the posterior is a Gaussian about the mode of the log joint density, whose integral the evidence is.
+    takes_parts
+        Whether the model may look at a part of the data at a time.
     """
 
     registry: ClassVar[dict[str, type[EvidenceMethod]]] = {}
@@ -86,6 +88,7 @@ class EvidenceMethod(ABC):
     bound: ClassVar[bool] = False
     profiles_flat: ClassVar[bool] = False
     modal: ClassVar[bool] = True
+    takes_parts: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         EvidenceMethod.registry[re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()] = cls

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marglik.evidence import mixed, scales, spectral
+from marglik.evidence import kernels, mixed, scales, spectral
 from marglik.evidence.base import EvidenceMethod, Peak
 from marglik.mixed_posterior import MixedPosterior
 from marglik.posterior import SpectralPosterior
@@ -37,6 +37,8 @@ class Exact(EvidenceMethod):
             return spectral.evidence(model, np.atleast_2d(theta))
         if model.dense_scales:
             return scales.evidence(model, np.atleast_2d(theta))
+        if model.dense_rows:
+            return kernels.evidence(model, theta)
         return mixed.evidence(model.compact(theta), theta)
 
     def unsuited(self, model):
@@ -52,6 +54,9 @@ class Exact(EvidenceMethod):
     def maximum(self, model, theta, free):
         if model.one_scale:
             return Peak(spectral.maxima(model, theta, free))
+        if model.dense_rows:
+            found = kernels.maxima(model, theta, free)
+            return Peak(found[:1]) if len(found) else None
         found = scales.maxima(model, theta, free) if model.dense_scales else None
         return None if found is None else Peak(found)
 
@@ -66,4 +71,6 @@ class Exact(EvidenceMethod):
         return MixedPosterior(Projection.at(model.compact(theta[0]), theta[0]))
 
     def starts(self, model, theta, free):
+        if model.dense_rows:
+            return kernels.starts(model, theta, free)
         return mixed.starts(model, theta, free)

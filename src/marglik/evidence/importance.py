@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from marglik.expansion import Expansion
     from marglik.model import Model
 
-DRAWS, LEAST = 4096, 256
+DRAWS, DRAWS_BY_LEVEL, LEAST = 4096, 1024, 256
 RUNS = 16
 MOST_WEIGHTS = 1000
 PILOT_DRAWS = 512
@@ -33,7 +33,7 @@ TRUSTED = 0.7
 
 
 def estimate(
-    model: Model, theta: Float[Array, "k"], posterior: Gaussian | None = None, n: int = DRAWS, seed: int = 0
+    model: Model, theta: Float[Array, "k"], posterior: Gaussian | None = None, n: int | None = None, seed: int = 0
 ) -> Estimate:
     """log p(y|θ) by importance sampling about a Gaussian, whatever method the Gaussian is from.
 
@@ -47,7 +47,7 @@ def estimate(
         In the model's coordinates, about the mode; found here if it is not given. Where levels are worked through one
         by one, only its mean is used, to set out for the mode from.
     n, seed
-        How many draws, of each level where there is one grouping factor; of the random numbers.
+        How many draws, as in `Importance`; of the random numbers.
 
     Returns
     -------
@@ -94,7 +94,7 @@ class Importance(EvidenceMethod):
     Parameters
     ----------
     draws
-        Number of draws, a power of two; of each level, where there is one grouping factor.
+        Number of draws, a power of two: 4,096 if not given, or 1,024 of each level where there is one grouping factor.
     seed
         Of the random numbers.
 
@@ -115,18 +115,24 @@ class Importance(EvidenceMethod):
     (-3.482, True)
     """
 
-    draws: int = DRAWS
+    draws: int | None = None
     seed: int = 0
-    find_mode: Newton = Newton()
+    find_mode: Newton = field(default_factory=Newton)
     modal: ClassVar[bool] = False
 
     def __post_init__(self):
-        whole = isinstance(self.draws, int | np.integer) and not isinstance(self.draws, bool)
-        if not whole or self.draws < LEAST or self.draws & (self.draws - 1):
-            raise ValueError(
-                f"draws must be a power of two, {LEAST} or more, but is {self.draws!r}. Sobol points fill the space "
-                f"evenly in such numbers alone; {DRAWS} is usual."
-            )
+        if self.draws is not None:
+            check_draws(self.draws, LEAST, DRAWS)
+            if self.draws & (self.draws - 1):
+                below = 1 << (int(self.draws).bit_length() - 1)
+                raise ValueError(
+                    f"draws must be a power of two, because only so many Sobol points fill the space evenly, but is "
+                    f"{self.draws!r}. Ask for {below} or {2 * below}."
+                )
+
+    def size(self, model: Model) -> int:
+        """Number of draws."""
+        return self.draws or (DRAWS_BY_LEVEL if _by_level(model) else DRAWS)
 
     @property
     def first(self):
@@ -168,8 +174,18 @@ class Importance(EvidenceMethod):
         found = estimate(model, theta, None, self.draws, self.seed)
         each = " a level" if found.groups is not None else ""
         return (
-            f"the integral is by importance sampling with {self.draws} draws{each}: standard error "
+            f"the integral is by importance sampling with {self.size(model)} draws{each}: standard error "
             f"{found.std_error:.1g} nats, Pareto k̂ = {found.k_hat:.2g}"
+        )
+
+
+def check_draws(draws: Any, least: int, usual: int) -> None:
+    """Refuse what is no number of draws, and too few for a standard error."""
+    whole = isinstance(draws, int | np.integer) and not isinstance(draws, bool)
+    if not whole or draws < least:
+        raise ValueError(
+            f"draws must be a whole number, {least} or more, but is {draws!r}. It is the number of draws whose weights "
+            f"are averaged; {usual} is usual."
         )
 
 
@@ -188,8 +204,8 @@ def _cloud(
         trouble = trouble or model.improper(H)
         posterior = Gaussian(w, H, theta)
         if _by_level(model):
-            return LevelCloud.about(mode, w, method.draws, method.seed), posterior, trouble  # type: ignore[arg-type]
-        return _joint(mode, posterior, method.draws, method.seed), posterior, trouble
+            return LevelCloud.about(mode, w, method.size(model), method.seed), posterior, trouble  # type: ignore[arg-type]
+        return _joint(mode, posterior, method.size(model), method.seed), posterior, trouble
     except NotPositiveDefinite:
         return None, None, SADDLE
 

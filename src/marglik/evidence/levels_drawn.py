@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 RUNS = 8
 ENTRIES = 1 << 18
 """Rows times draws that are computed at a time."""
+TAILS = 256
+"""Levels whose tails are looked at at a time."""
 SCALES = (0.8, 1.0, 1.25, 1.6, 2.0)
 PILOT_DRAWS, PILOT_SCALE = 64, 1.25
 POINTS = {1: 9, 2: 5, 3: 3}
@@ -102,13 +104,13 @@ class LevelCloud(Cloud):
 
     @classmethod
     def about(cls, mode: LinearExpansion, w: Float[Array, "p"], n: int, seed: int) -> LevelCloud:
-        """About a mode: n draws a level; 4√n of them for each of 2√n draws of the border, if there is one."""
+        """About a mode: n draws a level; n/4 of them for each of 4√n draws of the border, if there is one."""
         rng = np.random.default_rng(seed)
         m = mode.neg_hessian.cross.shape[1]
         marginal = Marginal.about(Levels.of(mode, w, POINTS.get(m, 1)))
         levels, f = marginal.levels, len(marginal.delta)
-        root = 2 ** int(np.ceil(np.log2(n) / 2))
-        each, outer = (max(4 * root // RUNS, 8), max(2 * root // RUNS, 4)) if f else (max(n // RUNS, 8), 1)
+        outer = 2 ** int(np.ceil(np.log2(n) / 2)) * 4 // RUNS
+        each = n // (4 * RUNS) if f else n // RUNS
         centre = levels.v + marginal.delta
         middle = levels.u + levels.E @ marginal.delta
         back, log_det = levels.C_inverse.transpose(0, 2, 1), np.log(np.einsum("qmm->qm", levels.C)).sum(axis=1)
@@ -264,7 +266,8 @@ class LevelsWeighed(Weighed):
         runs = np.einsum("j,jqr->qr", self.weights, np.exp(ratios))  # shares of the runs, which sum to one
         error[at.present] = runs.std(axis=1, ddof=1) * np.sqrt(RUNS)
         t = self.cloud.terms(self.theta, self._v[int(np.argmax(self.weights))])
-        k_hat[at.present] = pareto.shape(t)
+        few = range(0, len(t), TAILS)
+        k_hat[at.present] = np.concatenate([pareto.shape(t[i : i + TAILS]) for i in few])
         total, worst = self.log_value, float(k_hat.max(initial=-np.inf))
         squares = [*(error**2), (ROUNDING * total) ** 2]
         if self.outer.size > 1:

@@ -28,6 +28,8 @@ by time × variance."""
 ACCEPTED = 0.9
 LENGTH = 1.5
 """How long a trajectory is, in standard deviations of the cloud."""
+STEPS = 0.05, 1.5
+"""Each trajectory has its own step, in this range of the common one: short ones enter what is narrow, as in funnels."""
 MOST_LEAPS, MOST_MOVES, MOST_STAGES = 32, 8, 500
 CORRELATED = 0.3
 """Moves are made until the cloud's places before and after are correlated no more than this."""
@@ -47,7 +49,7 @@ class Stuck(ValueError):
     """The cloud did not reach the joint density."""
 
 
-def plan(path: Path, n: int, rng: np.random.Generator, most: int = MOST_STAGES) -> list[Stage]:
+def plan(path: Path, n: int, rng: np.random.Generator) -> list[Stage]:
     """Send a first cloud along the path and keep what it adapted to.
 
     Raises
@@ -61,8 +63,8 @@ def plan(path: Path, n: int, rng: np.random.Generator, most: int = MOST_STAGES) 
         raise Stuck("The density is zero at every draw from the reference, so there is nothing to anneal from.")
     step = W.shape[1] ** -0.25
     while t < 1:
-        if len(stages) == most:
-            raise Stuck(f"{most} temperatures did not suffice: the cloud came to {t:.2g} of the way.")
+        if len(stages) == MOST_STAGES:
+            raise Stuck(f"{MOST_STAGES} temperatures did not suffice: the cloud came to {t:.2g} of the way.")
         t, log_weights = _next(t, here.potential)
         half = _half(W, log_weights)
         W = W[_resampled(log_weights, rng)]
@@ -148,7 +150,7 @@ def _move(
 ) -> tuple[Float[Array, "N p"], Along, float]:
     """One move of Hamiltonian Monte Carlo, with steps of random length; and the share accepted."""
     z = rng.standard_normal(W.shape)
-    step = stage.step * rng.uniform(0.7, 1.3, (len(W), 1))
+    step = stage.step * rng.uniform(*STEPS, (len(W), 1))
     X, there = W, here
     with np.errstate(all="ignore"):  # what runs off is not accepted
         energy = here.reference + stage.t * here.potential - np.sum(z**2, axis=1) / 2

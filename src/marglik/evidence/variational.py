@@ -20,7 +20,7 @@ Opper & Archambeau (2009), Neural Computation 21, 786. Khan & Lin (2017), AISTAT
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,7 +33,7 @@ from marglik.expansion import LinearExpansion
 from marglik.likelihoods import LOG_2PI
 from marglik.likelihoods.averages import Averaged
 from marglik.linalg import NotPositiveDefinite
-from marglik.model import LinearModel
+from marglik.model import LinearModel, Model
 from marglik.posterior import Gaussian
 
 if TYPE_CHECKING:
@@ -72,6 +72,15 @@ class Variational(EvidenceMethod):
     ----------
     Opper & Archambeau (2009), Neural Computation 21, 786.
 
+    Parameters
+    ----------
+    max_steps
+        For linear models.
+    guide, samples, seed
+        For programs: the family of posteriors, the number of draws in a bound, and where random numbers come from.
+    held
+        For programs: whether the value is that of the draws that are held while θ is learned.
+
     Examples
     --------
     >>> import numpy as np
@@ -87,10 +96,29 @@ class Variational(EvidenceMethod):
     """
 
     max_steps: int = 300
+    guide: Any = None
+    samples: int = 1
+    seed: int = 0
+    held: bool = False
     modal: ClassVar[bool] = False
     bound: ClassVar[bool] = True
+    takes_parts: ClassVar[bool] = True
+
+    @property
+    def learner(self):
+        return replace(self, held=True)
+
+    def seeded(self, seed):
+        return replace(self, seed=seed)
+
+    def _own(self, model: Model) -> Any:
+        """The bound that a model offers itself."""
+        return model.bound(self.guide, self.samples, self.seed)
 
     def __call__(self, model, theta, start=None):
+        own = self._own(model)
+        if own is not None:
+            return own.evidence(theta, start, self.held)
         model, theta = model.compact(theta), np.asarray(theta, float)
         try:
             at, trouble = _climbed(_set_out(model, theta, start), self.max_steps)
@@ -102,14 +130,30 @@ class Variational(EvidenceMethod):
         return Evidence(value, lambda: at.gradient, posterior=Gaussian(at.m, at.H, theta, at), checks=checks)
 
     def unsuited(self, model):
-        if isinstance(model, LinearModel):
-            return None
-        return "is for linear models, formulas and LinearModel, and cannot average a program over its predictors"
+        if not isinstance(self.samples, int) or self.samples < 1:
+            return f"takes a number of draws of at least 1 as samples=, and was given {self.samples!r}"
+        if self._own(model) is None:
+            asked = self.guide is not None or self.samples > 1
+            return "has a closed form for linear models, so guide= and samples= are for programs" if asked else None
+        if self.samples > 1 and model.part is not None:
+            return f"is no lower bound with samples={self.samples} where {model.part}"
+        return None
+
+    def starts(self, model, theta, free):
+        own = self._own(model)
+        return super().starts(model, theta, free) if own is None else own.starts(theta, free)
 
     def maximum(self, model, theta, free):
-        return interior_maximum(self, model, theta, free) if model.groupings else None
+        grouped = isinstance(model, LinearModel) and model.groupings
+        return interior_maximum(self, model, theta, free) if grouped else None
 
     def assessed(self, model, theta, start=None):
+        if self._own(model) is not None:
+            e = self(model, theta, start)
+            return (
+                f"it is a lower bound, {e.log_value:.2f} ± {e.std_error:.2g}, below the log of the integral by an unknown "
+                "amount; more samples= or a fuller guide= narrow it"
+            )
         gap = Laplace()(model, theta).log_value - self(model, theta, start).log_value
         way = "higher" if gap > 0 else "lower"
         sentence = "it is a lower bound by a Gaussian posterior, below the log of the integral by an unknown amount"

@@ -173,6 +173,7 @@ EXAMPLES = "\n".join(
     help="How weights are integrated out.",
 )
 @click.option("--points", type=int, metavar="N", help="Quadrature points in each dimension.")
+@click.option("--draws", type=int, metavar="N", help="Draws of a method that draws.")
 @click.option("--ml", is_flag=True, help="Maximise over fixed effects instead of integrating them out (REML).")
 @click.option("--select", is_flag=True, help="Penalise all of each smooth, so that it can vanish.")
 @click.option("--weights", metavar="COLUMN", help="Column of precision weights.")
@@ -200,6 +201,7 @@ def fit(
     link: str | None,
     method: str,
     points: int | None,
+    draws: int | None,
     ml: bool,
     select: bool,
     weights: str | None,
@@ -226,6 +228,7 @@ def fit(
             link=link,
             method=method,
             points=points,
+            draws=draws,
             reml=not ml,
             select=select,
             weights=weights,

@@ -28,10 +28,13 @@ def fit(
     missing: str = "raise",
     select: bool = False,
     points: int | None = None,
+    draws: int | None = None,
     restarts: int = 0,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     hyper: Sequence[str] = (),
+    guide: Any = None,
+    samples: int | None = None,
     seed: int = 0,
     progress: Any = None,
 ) -> Fit:
@@ -69,10 +72,18 @@ def fit(
         vanish.
     points
         For quadrature: points in each dimension, 15 if not given. One is Laplace's method.
+    draws
+        For importance sampling and simple Monte Carlo: how many draws, a power of two for the former; with one grouping
+        factor, importance sampling has so many for each level.
     restarts
         Number of further starts, at random.
     args, kwargs, hyper
         For a program: its arguments, and the names of the sites that are hyperparameters.
+    guide
+        For a program under ``method="variational"``: ``"full"``, ``"low_rank"``, ``"mean_field"``, or a NumPyro guide of
+        your own; full for up to 100 latent numbers if not given, else mean-field.
+    samples
+        For the same: how many draws make one bound. The more, the closer to the evidence.
     seed
         For restarts.
     progress
@@ -100,15 +111,38 @@ def fit(
     >>> float(round(fit.log_evidence, 4))
     -5.4496
     """
+    if (guide is not None or samples is not None) and isinstance(model, str | LinearModel):
+        raise ValueError("guide= and samples= are for NumPyro programs; leave them out.")
     if isinstance(model, str):
         return _fit_formula(
-            model, data, family, method, reml, link, weights, fixed, hyperprior, missing, select, points, restarts, seed
+            model,
+            data,
+            family,
+            method,
+            reml,
+            link,
+            weights,
+            fixed,
+            hyperprior,
+            missing,
+            select,
+            points,
+            draws,
+            restarts,
+            seed,
         )
     if isinstance(model, LinearModel):
         if data is not None or weights is not None:
             raise ValueError("A LinearModel holds its own data and weights; leave data= and weights= out.")
         return fit_model(
-            model, method=method, fixed=fixed, hyperprior=hyperprior, restarts=restarts, seed=seed, points=points
+            model,
+            method=method,
+            fixed=fixed,
+            hyperprior=hyperprior,
+            restarts=restarts,
+            seed=seed,
+            points=points,
+            draws=draws,
         )
     if callable(model):
         from marglik.interfaces.numpyro import program
@@ -122,6 +156,9 @@ def fit(
             restarts=restarts,
             seed=seed,
             points=points,
+            draws=draws,
+            guide=guide,
+            samples=samples,
             notes=translated.notes,
         )
     raise ValueError(
@@ -143,6 +180,7 @@ def _fit_formula(
     missing: str,
     select: bool,
     points: int | None,
+    draws: int | None,
     restarts: int,
     seed: int,
 ) -> Fit:
@@ -165,6 +203,7 @@ def _fit_formula(
         restarts=restarts,
         seed=seed,
         points=points,
+        draws=draws,
         source=source,
         notes=notes,
     )

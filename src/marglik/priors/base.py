@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -163,9 +165,56 @@ class Term(ABC):
         """Values from which learning may set out, where η varies by about ``scale``."""
         return np.multiply.outer(START, scale * self.units())
 
+    def on_rows(self, theta: Float[Array, "k"], rows: Array) -> RowCovariance:
+        """What it adds to the covariance of these rows."""
+        return FactoredRows(self, theta, rows)
+
     def compact(self, theta: Float[Array, "k"]) -> Term:
         """The same prior near θ, in as few coordinates as it takes; the same object for a θ that is close."""
         return self
+
+
+class RowCovariance(ABC):
+    """X Σ Xᵀ of some rows at one θ."""
+
+    @property
+    @abstractmethod
+    def matrix(self) -> Float[Array, "n n"]:
+        """X Σ Xᵀ; the caller does not change it."""
+
+    @abstractmethod
+    def slopes(self, B: Float[Array, "n n"], w: Float[Array, "r n"]) -> Float[Array, "k"]:
+        """⟨B + wᵀw, X Σ̇_k Xᵀ⟩, where B may be a lower triangle."""
+
+
+@dataclass(frozen=True, eq=False)
+class FactoredRows(RowCovariance):
+    """By the factor of Σ."""
+
+    term: Term
+    theta: Float[Array, "k"]
+    rows: Array
+
+    @cached_property
+    def _factor(self) -> Array:
+        return self.term.factor(self.theta)
+
+    @cached_property
+    def _X(self) -> Array:
+        return self.term.columns[self.rows]
+
+    @cached_property
+    def matrix(self):
+        L = self._X @ self._factor if self.term.kernel else self._X * self._factor
+        return L @ L.T
+
+    def slopes(self, B, w):
+        """⟨B, 2XLL̇ᵀXᵀ⟩."""
+        inner = self._X.T @ (B @ self._X)
+        inner = inner + inner.T + 2 * (w @ self._X).T @ (w @ self._X)
+        return self.term.factor_vjp(
+            self.theta, inner @ self._factor if self.term.kernel else inner.diagonal() * self._factor
+        )
 
 
 def as_matrix(columns: Array) -> Float[Array, "n c"]:

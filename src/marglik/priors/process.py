@@ -10,10 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from marglik.hyperparameters import Hyperparameter, Positive
 from marglik.kernels import Kernel, parse, spell, without_scale
-from marglik.priors.base import Term, as_matrix, default_names
+from marglik.priors.base import RowCovariance, Term, as_matrix, default_names
 from marglik.roots import Root
 from marglik.validate import check_finite
 
@@ -203,6 +204,9 @@ class GaussianProcess(Term):
         out[0, 0], out[0, 1:], out[1:, 0], out[1:, 1:] = 2 * at.K, 2 * s * at.first, 2 * s * at.first, s**2 * at.second
         return out
 
+    def on_rows(self, theta, rows):
+        return _ProcessRows(self, np.asarray(theta, float), rows)
+
     def conditional(self, inputs, theta):
         """A = k(x, X) K⁻¹, for A f is the mean of f at new inputs, and its variance s² (k(x, x) − A k(X, x))."""
         theta = np.asarray(theta, float)
@@ -238,6 +242,54 @@ class GaussianProcess(Term):
     def __getstate__(self):
         """Without what was kept on the way."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_last", "_of")}
+
+
+@dataclass(frozen=True, eq=False)
+class _ProcessRows(RowCovariance):
+    """s² k of some rows: for a function of distance, from the squared distances u in units of the length scales."""
+
+    term: GaussianProcess
+    theta: Float[Array, "k"]
+    rows: Array
+
+    @cached_property
+    def _p(self) -> Array:
+        return self.term.parameters(self.theta)
+
+    @cached_property
+    def _x(self) -> Array:
+        return self.term.inputs[self.rows]
+
+    @cached_property
+    def _u(self) -> Array:
+        x = self._x / self._p
+        return cdist(x, x, "sqeuclidean")
+
+    @cached_property
+    def _values(self) -> tuple[Array, Array | None]:
+        """K, and g'(u)."""
+        radial = self.term._of.radial
+        return radial(self._u) if radial is not None else (self.term._of.matrix(self._p, self._x), None)
+
+    @property
+    def matrix(self):
+        return self.theta[0] ** 2 * self._values[0]
+
+    def slopes(self, B, w):
+        """∂K/∂log ℓ_d = −2 g'(u) (x_d − x'_d)²/ℓ_d²."""
+        s, (K, bend) = self.theta[0], self._values
+        amplitude = 2 * s * (np.vdot(B, K) + np.vdot(w, w @ K))
+        if bend is None:
+            rises = self.term._of.tangents(self._p, self._x)
+            along = [np.vdot(B, K_dot) + np.vdot(w, w @ K_dot) for K_dot in rises]
+        elif len(self._p) == 1:
+            M = bend * self._u
+            along = [-2 * (np.vdot(B, M) + np.vdot(w, w @ M))]
+        else:
+            x = (self._x - self._x.mean(axis=0)) / self._p
+            M = (B + w.T @ w) * bend
+            along = -2 * ((M.sum(axis=0) + M.sum(axis=1)) @ x**2 - 2 * np.einsum("nd,nd->d", x, M @ x))
+        return np.array([amplitude, *(s**2 * np.asarray(along) / self._p)])
 
 
 class _KernelAt:

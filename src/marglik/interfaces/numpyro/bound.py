@@ -14,8 +14,8 @@ The value that is reported is of fresh draws, for that of the held ones is too h
 
 References
 ----------
-Burda, Grosse & Salakhutdinov (2016), ICLR (K draws). Kucukelbir et al. (2017), JMLR 18(14). Giordano, Ingram & Broderick
-(2024), JMLR 25(18) (held draws).
+Burda, Grosse & Salakhutdinov (2016), ICLR (K draws). Kucukelbir et al. (2017), JMLR 18(14). Giordano, Ingram &
+Broderick (2024), JMLR 25(18) (held draws).
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Bound:
     def staged(self) -> Staged:
         """The bound with noise held, traced."""
         n = self.flat({}).size
-        like = (n,), (self.program.densities.theta.size,), jnp.asarray(self.held)
+        like = (n,), (self.program.densities.theta.size,), self.held
         return Staged.of(lambda *at: jnp.mean(self.terms(*at)), *like)
 
     @cached_property
@@ -159,12 +159,12 @@ class Bound:
     def fresh(self) -> Callable[..., Any]:
         """(λ, θ, e) → the terms of fresh draws."""
         rng = np.random.default_rng(0)
-        like = (self.flat({}).size,), (self.program.densities.theta.size,), jnp.asarray(self._noise(FRESH, rng, False))
+        like = (self.flat({}).size,), (self.program.densities.theta.size,), self._noise(FRESH, rng, False)
         return Staged.of(self.terms, *like).compiled(derivatives.plain)
 
     def places(self, lam: Array, noise: Array) -> Float[Array, "n p"]:
         """Weights for each row of noise."""
-        like = (self.flat({}).size,), jnp.asarray(noise)
+        like = (self.flat({}).size,), noise
         place = lambda lam, noise: jax.vmap(lambda e: self.guide.place(self._unflat(lam), e)[0])(noise)  # noqa: E731
         return Staged.of(place, *like).compiled(derivatives.plain)(lam, noise)
 
@@ -186,7 +186,9 @@ class Bound:
     def _best(self, theta: Array, near: At | None) -> tuple[Array, str | None]:
         """λ̂ at θ, and what went wrong, if anything did."""
         if near is None:
-            starts = [self.flat(self.guide.start(self._gaussian(theta)))]
+            given = self.guide.start(self._gaussian(theta))
+            held = np.zeros(len(theta), bool)
+            starts = [self.flat(given) if given else climbed(self, theta, self.flat({}), held)[0]]
         else:
             moved = near.lam + near.drift @ (theta - near.theta) if "drift" in near.__dict__ else near.lam
             starts = [near.lam, moved]
@@ -212,8 +214,9 @@ class Bound:
     def starts(self, theta: Float[Array, "k"], free: Array) -> Float[Array, "1 k"]:
         """θ from which learning sets out: found by stochastic gradients, together with the guide."""
         first = self._first(theta, free)
-        lam, theta = climbed(self, first, self.flat(self.guide.start(self._gaussian(first))), free)
-        return theta[None]
+        if not free.any():
+            return first[None]
+        return climbed(self, first, self.flat(self.guide.start(self._gaussian(first))), free)[1][None]
 
     def _first(self, theta: Array, free: Array) -> Array:
         """The best of the program's own starts, by Laplace's method."""

@@ -58,6 +58,16 @@ class Densities:
                 out[name] = out.get(name, 0.0) + _log_prob(site)
         return out
 
+    def raw(self, values: Mapping[str, Any], theta: Any) -> tuple[Any, Any]:
+        """Weights from latent sites on their own scale, and the log determinant of that transform's inverse."""
+        trace = self.call.trace(lambda site: {**values, **self.theta.unravel(theta)}.get(site["name"]))
+        out, log_det = {}, jnp.zeros(())
+        for name in (site.name for site in self.layout.sites):
+            transform, value = biject_to(trace[name]["fn"].support), values[name]
+            out[name] = transform.inv(value)
+            log_det = log_det + jnp.sum(transform.log_abs_det_jacobian(out[name], value))
+        return self.layout.ravel(out), log_det
+
     def log_joint(self, w: Any, theta: Any) -> Any:
         """log p(y, w|θ)."""
         return sum(self.by_site(w, theta).values(), start=jnp.zeros(()))
@@ -126,6 +136,11 @@ class Densities:
     def log_joints(self) -> Callable[..., Any]:
         """(W, θ) → log joint for each row of W."""
         return self.staged_joint.compiled(derivatives.batched)
+
+    @cached_property
+    def theta_slope(self) -> Callable[..., Any]:
+        """(W, c, θ) → ∂_θ of the sum of log joints, each times its c."""
+        return self.staged_joint.compiled(derivatives.theta_slope)
 
     @cached_property
     def log_likelihoods(self) -> Callable[..., Any]:

@@ -73,6 +73,15 @@ def tempered(f: Density) -> Density:
     return run
 
 
+def theta_slope(f: Density) -> Density:
+    """∂_θ Σ_i c_i f(w_i, θ) over the rows of W."""
+
+    def run(constants: Any, W: Any, c: Any, theta: Any) -> Any:
+        return jax.grad(lambda t: c @ jax.vmap(f, (None, 0, None))(constants, W, t))(theta)
+
+    return run
+
+
 def plain(f: Density) -> Density:
     """f itself."""
     return lambda constants, *args: f(constants, *args)

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
-from numpyro.distributions.transforms import biject_to
 from numpyro.infer import autoguide, init_to_value
 
+from marglik.interfaces.numpyro.compiling import x64
 from marglik.interfaces.numpyro.density import Densities
 from marglik.interfaces.numpyro.sites import BadProgram, Call
 from marglik.likelihoods import LOG_2PI
@@ -96,11 +96,18 @@ class _Gaussian(Guide):
     def function(self):
         sites, names = self.densities.theta.unravel(self.theta), self.densities.theta.names
         held = handlers.block(handlers.substitute(self.densities.call.full, data=sites), hide=[*names])
-        return type(self).auto(held, init_loc_fn=init_to_value(values=dict(self.values)))
+        guide = type(self).auto(held, init_loc_fn=init_to_value(values=dict(self.values)))
+        with x64(), handlers.block(), handlers.seed(rng_seed=0):
+            guide(*self.densities.call.args, **self.densities.call.kwargs)  # it looks at the program
+        return guide
+
+    @property
+    def _size(self) -> int:
+        return self.densities.layout.size
 
     @property
     def _dimension(self) -> int:
-        return self.densities.layout.size
+        return self._size
 
     def noise(self, n, rng, even=False):
         return _even(n, self._dimension, rng) if even else rng.standard_normal((n, self._dimension))
@@ -108,8 +115,9 @@ class _Gaussian(Guide):
     @cached_property
     def order(self) -> Array:
         """Where among the guide's coordinates each weight is."""
-        sites = self.function._unpack_latent(jnp.arange(self.densities.layout.size, dtype=float))
-        return np.asarray(self.densities.layout.ravel(sites)).astype(int)
+        with x64():
+            sites = self.function._unpack_latent(jnp.arange(float(self._size)))
+            return np.asarray(self.densities.layout.ravel(sites)).astype(int)
 
 
 class MeanField(_Gaussian):
@@ -232,8 +240,8 @@ def guide_of(asked: Any, densities: Densities, values: Mapping[str, Any], theta:
     if isinstance(asked, str):
         if asked not in GUIDES:
             raise BadProgram(
-                f"There is no guide {asked!r}.{did_you_mean(asked, [*GUIDES])} The guides are {', '.join(GUIDES)}, or a "
-                "NumPyro guide of your own: a function of the program's arguments."
+                f"There is no guide {asked!r}.{did_you_mean(asked, [*GUIDES])} The guides are {', '.join(GUIDES)}, or "
+                "a NumPyro guide of your own: a function of the program's arguments."
             )
         return GUIDES[asked](densities, values, theta)
     if not callable(asked):

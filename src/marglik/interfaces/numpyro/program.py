@@ -20,7 +20,7 @@ from marglik.interfaces.numpyro.density import Densities
 from marglik.interfaces.numpyro.layout import Layout, layouts
 from marglik.interfaces.numpyro.nuts import Samples, sample
 from marglik.interfaces.numpyro.posterior import ProgramPosterior
-from marglik.interfaces.numpyro.sites import BadProgram, Call, sorted_sites
+from marglik.interfaces.numpyro.sites import BadProgram, Call, Partial, sorted_sites
 from marglik.interfaces.numpyro.theta import Theta
 from marglik.linalg import Arrow
 from marglik.model import Model
@@ -35,6 +35,8 @@ CHUNK = 1024
 """Draws whose densities are computed at a time."""
 MANY = 8
 """From so many directions on, H costs much more than a score."""
+MOST_DENSE, LEAST_CURVED = 500, 1e-6
+"""Up to so many coordinates, steps near a saddle go along H's eigenvectors, each taken to be at least so curved."""
 DRAWS = 8
 """Draws from the prior from which a mode search may set out, where it cannot from zero."""
 PROBE_TOLERANCE = 1e-8
@@ -53,11 +55,11 @@ def program(
         nowhere finite.
     """
     call = Call(function, *jax.tree.map(_own, (tuple(args), dict(kwargs))))
-    maximised, latent = sorted_sites(call, (hyper,) if isinstance(hyper, str) else tuple(hyper))
+    maximised, latent, part = sorted_sites(call, (hyper,) if isinstance(hyper, str) else tuple(hyper))
     theta = Theta(maximised)
     refused: list[str] = []
     for layout in layouts(latent):
-        model = Program(Densities(call, layout, theta), _notes(refused, layout))
+        model = Program(Densities(call, layout, theta), _notes(refused, layout), part)
         if layout.plate is None or model.holds():
             return model
         refused.append(layout.plate)
@@ -88,10 +90,13 @@ class Program(Model):
         Its log joint density and derivatives, for latent sites in some layout.
     notes
         What is to be said of it.
+    partial
+        A plate that looks at a part of its members at a time.
     """
 
     densities: Densities
     notes: tuple[str, ...] = ()
+    partial: Partial | None = None
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -137,6 +142,16 @@ class Program(Model):
     def log_joints(self, W: Float[Array, "N p"], theta: Float[Array, "k"]) -> Float[Array, "N"]:
         """log p(y, w|θ) for every row w of W."""
         return _by_chunks(self.densities.log_joints, W, theta)
+
+    def theta_slope(self, W: Float[Array, "N p"], theta: Float[Array, "k"], c: Float[Array, "N"]) -> Float[Array, "k"]:
+        """Σ_i c_i ∂_θ log p(y, w_i|θ) over the rows of W."""
+        out = np.zeros(len(theta))
+        for i in range(0, len(W), CHUNK):
+            part, own = W[i : i + CHUNK], c[i : i + CHUNK]
+            fill = -len(part) % CHUNK if len(W) > CHUNK else 0
+            part, own = np.concatenate([part, np.repeat(part[-1:], fill, axis=0)]), np.append(own, np.zeros(fill))
+            out += self.densities.theta_slope(part, own, np.asarray(theta, float))
+        return out
 
     def log_likelihoods(self, W: Float[Array, "N p"], theta: Float[Array, "k"]) -> Float[Array, "N"]:
         """log p(y|w, θ), the observed sites and factors, for every row w of W."""
@@ -239,6 +254,24 @@ class Program(Model):
         """Draws from the joint posterior of hyperparameters and latent sites; see `Fit.nuts`."""
         return sample(self.densities.call, self.densities.theta, theta, frozenset(held), **settings)
 
+    @property
+    def part(self):
+        if self.partial is None:
+            return None
+        return (
+            f"plate {self.partial.plate!r} looks at {self.partial.shown} of its {self.partial.size} members at a time"
+        )
+
+    @cached_property
+    def _bounds(self) -> dict[Any, Any]:
+        return {}
+
+    def bound(self, guide=None, samples=1, seed=0):
+        from marglik.interfaces.numpyro.bound import Bound
+
+        key = guide, samples, seed
+        return self._bounds.setdefault(key, Bound(self, *key))
+
     def posterior(self, theta: Float[Array, "k"], joint: Gaussian) -> ProgramPosterior:
         """What is known of the latent sites, by name."""
         return ProgramPosterior(self.densities, theta, joint)
@@ -328,6 +361,20 @@ class ProgramExpansion(Expansion):
 
     def theta_derivatives(self):
         return self._explicit
+
+    def ascent(self):
+        """Newton's step with the size of each curvature in place of its sign, in units of H's diagonal.
+
+        References
+        ----------
+        Dauphin et al. (2014), Identifying and attacking the saddle point problem.
+        """
+        H = self.neg_hessian.to_dense() if len(self.w) <= MOST_DENSE else np.full((1, 1), np.nan)
+        if not np.isfinite(H).all():
+            return super().ascent()
+        unit = np.maximum(np.abs(H.diagonal()), 1e-12 * np.abs(H).max(initial=1e-300)) ** -0.5
+        d, U = np.linalg.eigh(H * np.outer(unit, unit))
+        return unit * (U @ ((U.T @ (unit * self.score)) / np.maximum(np.abs(d), LEAST_CURVED)))
 
     def neg_hessian_vjp(self, C):
         log_joint, score, *slopes = self._slopes(C)

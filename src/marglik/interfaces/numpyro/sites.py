@@ -7,7 +7,7 @@ import difflib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +72,14 @@ class Maximised:
     upper: Array
 
 
+class Partial(NamedTuple):
+    """A plate that looks at so many of its members at a time."""
+
+    plate: str
+    shown: int
+    size: int
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """A program and what it is called with."""
@@ -129,14 +137,19 @@ def _whole(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def subsampled(trace: Mapping[str, Any]) -> tuple[str, int, int] | None:
-    """The first plate that looks at a part of its members at a time: its name, how many of them, their number."""
+def subsampled(trace: Mapping[str, Any]) -> Partial | None:
+    """The first plate that looks at a part of its members at a time."""
     plates = ((name, site["args"]) for name, site in trace.items() if site["type"] == "plate")
-    return next(((name, part, size) for name, (size, part) in plates if part not in (None, size)), None)
+    return next((Partial(name, shown, size) for name, (size, shown) in plates if shown not in (None, size)), None)
 
 
-def sorted_sites(call: Call, hyper: Sequence[str]) -> tuple[tuple[Maximised, ...], tuple[Latent, ...]]:
-    """Sites to maximise and to integrate, in the order of the program; refuses what has no density to expand."""
+def sorted_sites(
+    call: Call, hyper: Sequence[str]
+) -> tuple[tuple[Maximised, ...], tuple[Latent, ...], Partial | None]:
+    """Sites to maximise and to integrate, in the order of the program, and a plate that looks at a part of its members.
+
+    Refuses what has no density to expand.
+    """
 
     def numbers(trace: Mapping[str, Any]) -> dict[str, Any]:
         named = {name: s for name, s in trace.items() if name in hyper or s["type"] == "param"}
@@ -162,7 +175,15 @@ def sorted_sites(call: Call, hyper: Sequence[str]) -> tuple[tuple[Maximised, ...
             )
     named = [*params, *(name for name in hyper if name not in params)]
     maximised = tuple(_maximised(name, trace[name], found["starts"][name]) for name in named)
-    return maximised, tuple(_latent(name, site) for name, site in free.items() if name not in named)
+    latent = {name: site for name, site in free.items() if name not in named}
+    part = subsampled(trace)
+    for name, site in latent.items():
+        if part is not None and part.plate in (frame.name for frame in site["cond_indep_stack"]):
+            raise BadProgram(
+                f"Site {name!r} is latent within plate {part.plate!r}, which looks at {part.shown} of its {part.size} "
+                "members at a time. Only observed sites can be looked at by parts: leave subsample_size= out."
+            )
+    return maximised, tuple(_latent(name, site) for name, site in latent.items()), part
 
 
 def _refuse_name(name: str, known: list[str]) -> None:
@@ -174,12 +195,14 @@ def _refuse_name(name: str, known: list[str]) -> None:
 def _maximised(name: str, site: Any, numbers: Mapping[str, Array]) -> Maximised:
     shape = np.shape(site["value"])
     start, lower, upper = (np.broadcast_to(numbers[what], shape) for what in ("start", "lower", "upper"))
-    has_prior = site["type"] == "sample"
-    return Maximised(name, shape, _constraint(site), has_prior, has_prior and _proper(site), start, lower, upper)
+    has_prior, proper = site["type"] == "sample", bool(numbers["proper"])
+    return Maximised(name, shape, _constraint(site), has_prior, proper, start, lower, upper)
 
 
 def _proper(site: Any) -> bool:
-    """Whether the prior can be drawn from."""
+    """Whether it has a prior that can be drawn from."""
+    if site["type"] == "param":
+        return False
     try:
         jax.eval_shape(site["fn"].sample, jax.random.PRNGKey(0))
     except NotImplementedError:
@@ -203,7 +226,7 @@ def _start(site: Any) -> Any:
     for middle in (lambda: site["fn"].icdf(0.5), lambda: site["fn"].mean):
         try:
             found = jnp.broadcast_to(jnp.asarray(middle(), float), value.shape)
-        except (NotImplementedError, ValueError, TypeError):
+        except (NotImplementedError, ValueError, TypeError, ImportError):  # NumPyro has some of TensorFlow alone
             continue
         return jnp.where(jnp.isfinite(found), found, value)
     return value
@@ -237,8 +260,8 @@ def _constraint(site: Any) -> Any:
 
 
 def start_and_ends(site: Any) -> dict[str, Any]:
-    """Where learning sets out, and the ends of the support."""
-    return {"start": _start(site), **_ends(_constraint(site))}
+    """Where learning sets out, the ends of the support, and whether there is a proper prior."""
+    return {"start": _start(site), "proper": jnp.asarray(_proper(site)), **_ends(_constraint(site))}
 
 
 def missing_values(trace: Mapping[str, Any]) -> dict[str, Any]:

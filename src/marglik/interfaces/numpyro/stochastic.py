@@ -65,7 +65,9 @@ def climbed(bound: Bound, theta: Array, lam: Array, free: Array) -> tuple[Array,
     return read(mean)
 
 
-def _compiled(bound: Bound, theta: Array, lam: Array, free: Array) -> tuple[Callable[..., Any], Any, Callable[..., Any]]:
+def _compiled(
+    bound: Bound, theta: Array, lam: Array, free: Array
+) -> tuple[Callable[..., Any], Any, Callable[..., Any]]:
     """A block of steps as a function of the state's leaves, the first of these, and how to read λ and θ."""
     program = bound.program
     call, names = program.densities.call, program.densities.theta
@@ -88,7 +90,8 @@ def _compiled(bound: Bound, theta: Array, lam: Array, free: Array) -> tuple[Call
 
     share = np.where(whole, (theta - floor) / width, 0.5)
     with np.errstate(divide="ignore", invalid="ignore"):
-        phi = np.where(whole, np.log(share / (1 - share)), np.where(half, np.log(np.maximum(theta - floor, 1e-8)), theta))
+        open_ended = np.where(half, np.log(np.maximum(theta - floor, 1e-8)), theta)
+        phi = np.where(whole, np.log(share / (1 - share)), open_ended)
     with x64(), handlers.seed(rng_seed=bound.seed):
         start = {n: jnp.asarray(v) for n, v in bound._unflat(jnp.asarray(lam)).items()}
         state = svi(RATES[0]).init(

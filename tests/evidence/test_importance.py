@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Importance sampling: within its own standard errors of integrals that are known, with the gradient of what it says."""
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.special import expit
+
+import marglik
+from marglik import pareto
+from marglik.evidence import Exact, Importance, Laplace, Quadrature, choose, draws, evaluate, importance
+from marglik.evidence.levels_drawn import log_t4, t4
+from marglik.likelihoods import Bernoulli, Binomial, Likelihood, Poisson
+from marglik.model import LinearModel
+from marglik.priors import Flat, Gaussian, RandomEffects, Ridge
+from marglik.rows import InMemory
+
+JOINTLY = ("flat", "ridge", "everything crossed", "nested")
+CATTLE = "cbind(incidence, size - incidence) ~ C(period) + (1 | herd)"
+WHEEZE = "resp ~ age + smoke + (1 | id)"
+
+
+def off(found, truth):
+    """In reported standard errors."""
+    return (found.log_value - truth) / found.std_error
+
+
+def test_held_gradient_is_that_of_the_value(problem, structure, inside):
+    """Every structure, fixed effects integrated and maximised; differences are good to 1e-7."""
+    for name, options in (("bernoulli", {}), ("negative_binomial", {"reml": False, "flat_in_theta": True})):
+        model = problem(structure, Likelihood.registry[name](), n=21, weights=True, offset=True, **options)
+        theta = inside(model)
+        if Importance().unsuited(model) or not len(theta):
+            continue
+        held = Importance(256)(model, theta).posterior
+        at = theta * 1.05
+        h = 1e-5
+        slope = [
+            (held.evidence(at + h * e).log_value - held.evidence(at - h * e).log_value) / (2 * h)
+            for e in np.eye(len(at))
+        ]
+        gradient = held.evidence(at).gradient
+        np.testing.assert_allclose(gradient, slope, rtol=1e-6, atol=1e-6 * max(1, np.abs(gradient).max()))
+
+
+def test_gaussian_models(problem, structure, inside):
+    model = problem(structure, n=21, weights=True, offset=True, counts=True)
+    theta = inside(model)
+    if Importance().unsuited(model):
+        pytest.skip("more weights than can be drawn")
+    found = importance.estimate(model, theta)
+    truth = evaluate(Exact(), model, theta[None]).log_value[0]
+    assert abs(off(found, truth)) < 4
+    assert found.std_error < 0.1
+    assert found.k_hat < 0.7
+
+
+@pytest.mark.parametrize(("tau", "which"), [(0.01, "m1"), (0.01, "m2"), (1.0, "m1"), (1.0, "m2")])
+def test_pima(case, tau, which):
+    found = case("logit_pima")
+    columns = ["NP", "PGC", "BMI", "DP"] + ["AGE"] * (which == "m2")
+    X = np.column_stack([np.ones(len(found.data)), found.data[columns]])
+    model = LinearModel(Bernoulli(), Gaussian(X, covariance=1 / tau), found.data["y"].to_numpy(float))
+    e = importance.estimate(model, np.zeros(0))
+    assert abs(off(e, found.value(f"tau{tau}_{which}_exact"))) < 4
+    assert e.std_error < 0.002
+
+
+@pytest.mark.parametrize("rho", [0, 0.5])
+def test_bioassay(case, rho):
+    found = case("logit_bioassay")
+    x, n, y = (found.data[c].to_numpy(float) for c in ("x", "n", "y"))
+    prior = Gaussian(np.column_stack([np.ones(len(x)), x]), [0, 10], [[4, 20 * rho], [20 * rho, 100]])
+    e = importance.estimate(LinearModel(Binomial(n), prior, y), np.zeros(0))
+    truth = found.value(f"log_evidence_rho{rho:g}")
+    assert abs(off(e, truth)) < 4
+    assert abs(e.log_value - truth) < 0.05
+
+
+@pytest.fixture(scope="module")
+def fits(case):
+    """Mixed models with fixed effects maximised, by importance sampling."""
+    cattle = case("glmm_cbpp")
+    fit = marglik.fit(CATTLE, cattle.data, family="binomial", reml=False, method="importance", draws=4096)
+    wheeze = case("glmm_ohio_wheeze")
+    other = marglik.fit(WHEEZE, wheeze.data, family="bernoulli", reml=False, method="importance")
+    return {"cattle": (cattle, fit), "wheeze": (wheeze, other)}
+
+
+@pytest.mark.parametrize("name", ["cattle", "wheeze"])
+def test_mixed_models_level_by_level(fits, name):
+    found, fit = fits[name]
+    e = fit._evidence
+    assert fit.converged
+    assert abs(e.log_value - found.value("exact_logLik")) < 4 * e.std_error < 0.02
+    theirs = list(found.value("exact_fixef").values())
+    np.testing.assert_allclose(fit.fixed_effects["estimate"], theirs, rtol=0, atol=5e-4)
+    np.testing.assert_allclose(fit.hyperparameters["estimate"], [found.value("exact_sd")], rtol=2e-3)
+    np.testing.assert_allclose(fit.fixed_effects["se"], list(found.value("exact_se").values()), rtol=2e-3)
+    assert f"{4096 if name == 'cattle' else 1024} draws a level: standard error" in str(fit.check())
+
+
+def two_pupils():
+    rng = np.random.default_rng(3)
+    codes = np.repeat(np.arange(40), 4)
+    y = (rng.random(160) < expit(2 * rng.standard_normal(40)[codes])).astype(float)
+    return codes, y, LinearModel(Bernoulli(), RandomEffects(codes, [*range(41)], group="pupil"), y)
+
+
+def test_groups_are_the_levels_own_integrals():
+    """Against adaptive integration; a level without rows has none to speak of."""
+    codes, y, model = two_pupils()
+    theta = np.array([2.0])
+    found = importance.estimate(model, theta)
+
+    def integral(g):
+        own = y[codes == g]
+        eta = lambda u: 2.0 * u * np.ones(len(own))  # noqa: E731
+        density = lambda u: np.exp(np.sum(own * eta(u) - np.logaddexp(0, eta(u))) - u * u / 2) / np.sqrt(2 * np.pi)  # noqa: E731
+        return np.log(quad(density, -12, 12, epsabs=1e-13, epsrel=1e-12, limit=200)[0])
+
+    truth = np.array([integral(g) for g in range(40)])
+    error = np.abs(found.groups.log_value[:40] - truth)
+    assert (error < 5 * found.groups.std_error[:40] + 1e-10).all()
+    np.testing.assert_allclose(found.log_value, truth.sum(), rtol=0, atol=1e-3)
+    assert (found.groups.log_value[40], found.groups.std_error[40], found.groups.k_hat[40]) == (0.0, 0.0, -np.inf)
+    np.testing.assert_allclose(found.std_error, np.sqrt(np.sum(found.groups.std_error**2)), rtol=1e-3)
+
+
+def test_fixed_effects_drawn_outside():
+    """Against all weights drawn at once."""
+    rng = np.random.default_rng(8)
+    codes, x = np.repeat(np.arange(5), 6), rng.standard_normal(30)
+    y = rng.poisson(np.exp(0.3 + 0.4 * x + 0.6 * rng.standard_normal(5)[codes])).astype(float)
+    flat = Flat(np.column_stack([np.ones(30), x]))
+    by_level = LinearModel(Poisson(), flat + RandomEffects(codes, [*range(5)], group="g"), y)
+    jointly = LinearModel(Poisson(), flat + Ridge(np.eye(5)[codes]), y)
+    theta = np.array([0.6])
+    a, b = importance.estimate(by_level, theta, n=4096), importance.estimate(jointly, theta, n=16384)
+    assert abs(a.log_value - b.log_value) < 4 * np.hypot(a.std_error, b.std_error) < 0.1
+    assert b.groups is None
+
+
+def test_learning_reaches_the_exact_maximum():
+    """A Gaussian model has its maximum in closed form."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((60, 4))
+    model = LinearModel(marglik.likelihoods.Gaussian(), Ridge(X), X @ rng.standard_normal(4) + rng.standard_normal(60))
+    exact, drawn = marglik.fit(model), marglik.fit(model, method="importance")
+    se = exact.hyperparameters["se"]
+    np.testing.assert_array_less(
+        np.abs(drawn.hyperparameters["estimate"] - exact.hyperparameters["estimate"]), 0.02 * se
+    )
+    assert abs(drawn.log_evidence - exact.log_evidence) < 4 * drawn._evidence.std_error
+
+
+def test_a_scale_that_vanishes_stays_at_zero():
+    rng = np.random.default_rng(2)
+    X, y = rng.standard_normal((80, 3)), np.tile([0.0, 1.0], 40)
+    model = LinearModel(Bernoulli(), Flat(np.ones(80)) + Ridge(X), y)
+    laplace, drawn = marglik.fit(model), marglik.fit(model, method="importance")
+    assert laplace.hyperparameters["at_boundary"].tolist() == drawn.hyperparameters["at_boundary"].tolist() == [True]
+
+
+def test_invariance():
+    """To the order of rows and to a column's unit, with the same seed; another seed differs."""
+    rng = np.random.default_rng(4)
+    X, order = rng.standard_normal((50, 3)), rng.permutation(50)
+    y = (rng.random(50) < expit(X @ [1.0, -1.0, 0.5])).astype(float)
+
+    def value(X, y, seed=0):
+        return importance.estimate(LinearModel(Bernoulli(), Flat(X), y), np.zeros(0), seed=seed).log_value
+
+    here = value(X, y)
+    np.testing.assert_allclose(value(X[order], y[order]), here, rtol=1e-9)
+    np.testing.assert_allclose(value(X * [1, 1, 1000], y) + np.log(1000), here, rtol=1e-9)
+    assert value(X, y, seed=1) != here
+
+
+def test_a_density_of_zero_is_a_weight_of_zero():
+    """A beta likelihood beside its support: no draw breaks the sum."""
+    log_q = np.zeros((2, 8))
+
+    class Half:
+        def log_joints(self, theta):
+            return np.where(np.arange(16) % 2, -np.inf, 0.0)
+
+    cloud = importance.Joint(Half(), log_q, 0.0)
+    np.testing.assert_allclose(cloud.at(np.zeros(0)).log_value, np.log(0.5), rtol=1e-12)
+
+
+def test_weights_and_hyperpriors():
+    """Row weights multiply log densities: weights of two are the rows twice."""
+    rng = np.random.default_rng(6)
+    X, y = rng.standard_normal((20, 2)), rng.integers(0, 2, 20).astype(float)
+    twice = LinearModel(Bernoulli(), Ridge(np.tile(X, (2, 1))), np.tile(y, 2))
+    weighted = LinearModel(Bernoulli(), Ridge(X), InMemory(y, weights=np.full(20, 2.0)))
+    theta = np.array([0.8])
+    a, b = (importance.estimate(m, theta) for m in (twice, weighted))
+    np.testing.assert_allclose(a.log_value, b.log_value, rtol=1e-9)
+    from scipy import stats
+
+    prior = {"sd(weights)": stats.norm(1.0, 0.05)}
+    plain, drawn = (marglik.fit(weighted, hyperprior=prior, method=m) for m in ("laplace", "importance"))
+    np.testing.assert_allclose(drawn.hyperparameters["estimate"], plain.hyperparameters["estimate"], rtol=1e-2)
+
+
+def test_many_targets_one_by_one():
+    rng = np.random.default_rng(7)
+    X = rng.standard_normal((40, 2))
+    Y = (rng.random((40, 2)) < expit(2 * X)).astype(float)
+    both = marglik.fit(LinearModel(Bernoulli(), Ridge(X), Y), method="importance")
+    alone = [marglik.fit(LinearModel(Bernoulli(), Ridge(X), y), method="importance").log_evidence for y in Y.T]
+    np.testing.assert_allclose(both.log_evidence, alone, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [0, 100, 2.5, True, "many"])
+def test_bad_draws(n):
+    with pytest.raises(ValueError, match=r"draws must be a whole number, 256 or more, but is .*; 4096 is usual"):
+        Importance(n)
+
+
+def test_draws_are_a_power_of_two():
+    with pytest.raises(ValueError, match=r"but is 1000\. Ask for 512 or 1024\."):
+        Importance(1000)
+
+
+def test_settings_belong_to_methods():
+    model = two_pupils()[2]
+    with pytest.raises(ValueError, match=r"draws=512 is for .*method='importance'.* the method asked for is 'laplace'"):
+        choose(model, "laplace", draws=512)
+    assert choose(model, "importance", draws=512).method.draws == 512
+
+
+def test_too_many_weights():
+    model = LinearModel(Bernoulli(), Ridge(np.ones((1, 1))) + Ridge(np.eye(1201)), np.tile([0.0, 1.0], 601)[:1201])
+    with pytest.raises(ValueError, match=r"draws 120\d weights jointly .* more than 1000 cannot be covered"):
+        importance.estimate(model, np.array([1.0, 1.0]))
+
+
+def test_draws_that_miss_the_posterior_are_called_out():
+    """A posterior with two far modes, of which Laplace's method sees one, has weights that the tail betrays."""
+    rng = np.random.default_rng(0)
+    y, x = np.r_[np.zeros(15), np.ones(15)], rng.standard_normal((30, 40))
+    model = LinearModel(Bernoulli(), Ridge(x), y)
+    e = Importance(256)(model, np.array([30.0]))
+    assert importance.estimate(model, np.array([30.0]), n=256).k_hat > 0.7
+    assert "Pareto k̂" in e.checks["draws"]
+
+
+def test_student_draws():
+    """Their density integrates to one, and they have its quantiles."""
+    q, rng = draws.Student(5.0, 1.3), np.random.default_rng(0)
+    x = q.of(draws.shifted(draws.net(1 << 12, 2, rng), 4, rng))[..., 0].ravel()
+    from scipy import stats
+
+    np.testing.assert_allclose(q.log_density(x**2, 1), stats.t(5, scale=1.3).logpdf(x), rtol=1e-12)
+    np.testing.assert_allclose(np.quantile(x, [0.1, 0.5, 0.9]), stats.t(5, scale=1.3).ppf([0.1, 0.5, 0.9]), atol=0.02)
+    u = np.array([1e-9, 0.01, 0.3, 0.5, 0.77, 1 - 1e-6])
+    np.testing.assert_allclose(t4(u), stats.t(4).ppf(u), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(log_t4(x[:, None], 0.7), stats.t(4, scale=0.7).logpdf(x), rtol=1e-12)
+
+
+def test_runs_are_uniform_and_independent():
+    rng = np.random.default_rng(0)
+    for points in (draws.shifted(draws.net(64, 3, rng), 400, rng), draws.lattice(64, 3, 400, rng)):
+        means = points.mean(axis=1)
+        assert ((points > 0) & (points < 1)).all()
+        np.testing.assert_allclose(means.mean(axis=0), 0.5, rtol=0, atol=5 * means.std() / 20)
+        assert abs(np.corrcoef(means[:-1, 0], means[1:, 0])[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
+def test_pareto_shape(k):
+    u = np.random.default_rng(5).random(40_000)
+    np.testing.assert_allclose(pareto.shape(-k * np.log(u)), k, rtol=0, atol=0.12)
+    np.testing.assert_allclose(pareto.shape(-k * np.log(u) + 700), pareto.shape(-k * np.log(u)), rtol=1e-9)
+    assert pareto.shape(np.zeros(1000)) == -np.inf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_level", [False, True])
+def test_standard_errors_are_true(case, by_level):
+    """Over 200 seeds the standardised error has mean 0 and standard deviation 1."""
+    if by_level:
+        fit = marglik.fit(CATTLE, case("glmm_cbpp").data, family="binomial", reml=False)
+        model, theta, n = fit.objective.model, fit.optimum.theta[0], 256
+        truth = float(Quadrature(65)(model, theta).log_value)
+    else:
+        found = case("logit_pima")
+        X = np.column_stack([np.ones(len(found.data)), found.data[["NP", "PGC", "BMI", "DP", "AGE"]]])
+        model = LinearModel(Bernoulli(), Gaussian(X), found.data["y"].to_numpy(float))
+        theta, n, truth = np.zeros(0), 1024, found.value("tau1.0_m2_exact")
+    start = Laplace()(model, theta).posterior
+    estimates = [importance.estimate(model, theta, start, n, seed) for seed in range(200)]
+    z = np.array([off(e, truth) for e in estimates])
+    assert max(e.k_hat for e in estimates) < 0.5
+    assert abs(z.mean()) < 0.3
+    assert 0.7 < z.std() < 1.3
