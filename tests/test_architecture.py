@@ -53,6 +53,7 @@ LAYERS = [  # a module imports from layers before its own alone
         "interfaces.special",
     }
     | {f"smooths.{basis}" for basis in ("cubic", "p_spline", "random_effect", "thin_plate")},
+    {"integrand"},
     {"model", "interfaces.families", "interfaces.response", "smooths.smooth", "smooths.tensor"},
     {"posterior", "prediction", "projection", "simulation", "solvers", "smooths.terms"},
     {"evidence.base", "evidence.nodes", "evidence.tempering", "evidence.noiseless", "newrows"}
@@ -75,6 +76,7 @@ LAYERS = [  # a module imports from layers before its own alone
     {"check.joint", "check.levels"},
     {"check.approximation"},
     {"check.verdict"},
+    {"check.whole"},
     {"check", "effects", "intervals", "tables", "targets", "integration"},
     {"fitted"},
     {"integrated"},

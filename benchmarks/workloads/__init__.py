@@ -16,6 +16,7 @@ MODULES = {
     "full-bayes": "full_bayes",
     "w9": "w9_programs",
     "w10": "w10_importance",
+    "annealed": "annealed",
 }
 
 

@@ -73,7 +73,10 @@ def _learned(
     objective, base, free = _prepare(model, choice.method, fixed, hyperprior)
     found = None if hyperprior else choice.method.learner.maximum(model, base, free)
     if found is not None:
-        optimum: learn.Found = learn.Located(objective, found.theta, free, warm=found.start)
+        optimum: learn.Found = learn.Located(objective, found.theta, free, warm=found.start, others=found.others)
+        if found.others is not None and len(found.others):
+            more = counted(len(found.others), "lower maximum", "lower maxima")
+            notes = (*notes, f"The evidence has {more} beside the one reported: see fit.optima.")
         return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
     starts = choice.method.learner.starts(model, base, free)
     optimum = _best(objective, starts, free, restarts, seed)
@@ -169,7 +172,7 @@ def _holding(model: LinearModel, fixed: Mapping[str, float]) -> LinearModel:
 
 
 def _held(names: Hyperparameters, fixed: Mapping[str, float]) -> Array:
-    """Which coordinates are held: by name; all that are reported together; or a factor's first, a standard deviation."""
+    """Which coordinates are held: by name; all that are reported together; the first of a factor, a standard deviation."""
     held = np.array([h.name in fixed for h in names])
     for place, image in names.images:
         held[place] = all(name in fixed for name in image.names)
@@ -229,14 +232,16 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
     """The best of the maxima reached from the best starts, and from zero for each scale."""
     starts = np.asarray(starts, float)
     starts = starts[:, None] if starts.ndim == 2 else starts
+    warm = None
     if len(starts) > 1:
         found = [objective.evidence(s) for s in starts]
         values = [np.ravel(e.log_value)[0] if "mode" not in e.checks else -np.inf for e in found]
         if not np.isfinite(max(values)):
             why = next((e.checks["mode"] for e in found if "mode" in e.checks), "It is not finite at any start value.")
             raise ValueError(f"The evidence could not be computed. {why}")
-        starts = starts[[int(np.argmax(values))]]
-    tries = [learn.maximise(objective, starts[0], free)]
+        first = int(np.argmax(values))
+        starts, warm = starts[[first]], found[first].posterior
+    tries = [learn.maximise(objective, starts[0], free, warm)]
     rng = np.random.default_rng(seed)
     for _ in range(restarts):
         moved = objective.hyperparameters.unconstrain(starts[0]) + 2 * rng.standard_normal(starts[0].shape)

@@ -173,6 +173,7 @@ class Located:
     asked: Bool[Array, "k"]
     n_iterations: int = 0
     warm: Any = None
+    others: Float[Array, "m k"] | None = None
 
     @cached_property
     def limit(self) -> Bool[Array, "V k"]:
@@ -219,13 +220,13 @@ class Located:
 Found = Optimum | Located
 
 
-def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"]) -> Optimum:
-    """The maximum next to ``start`` over the free coordinates.
+def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"], warm: Any = None) -> Optimum:
+    """The maximum next to ``start`` over the free coordinates; ``warm`` is a posterior there.
 
     Along φ the evidence is flat where a scale is tiny. A single target that comes to rest there although the evidence
     rises with the variance is woken at the scale's natural size.
     """
-    optimum = _climb(objective, start, free)
+    optimum = _climb(objective, start, free, warm=warm)
     if len(start) > 1:
         return optimum
     if objective.hyperparameters.triangles:
@@ -305,7 +306,7 @@ def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -
 
 
 def _climb(
-    objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"], patient: bool = False
+    objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"], patient: bool = False, warm: Any = None
 ) -> Optimum:
     """Newton's method in φ within a trust region; unless patient, it gives a single crawling target up.
 
@@ -325,7 +326,7 @@ def _climb(
     limit = asked & even & (theta == 0)
     V = len(theta)
     radius = np.full(V, RADIUS)
-    value, gradient, hessian, warm = objective.at(theta, free, None, differences=V > 1)
+    value, gradient, hessian, warm = objective.at(theta, free, warm, differences=V > 1)
     rough = hessian is None  # then one for steps only
     if rough:
         hessian = objective.differences(theta, free, warm, gradient)

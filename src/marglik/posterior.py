@@ -117,6 +117,10 @@ class TermPosterior(Posterior):
     def occam(self) -> Mapping[str, Float[Array, "*V"]]:
         """Parts of the Gaussian approximation to the evidence in nats: ``fit``, each term, ``overlap``."""
 
+    def at_inputs(self, rows: NewRows) -> tuple[Array, Array] | None:
+        """The same from what rows to predict consist of, where the posterior needs no columns; see `Term.inputs`."""
+        return None
+
     @abstractmethod
     def linear_predictor(self, rows: NewRows) -> tuple[Float[Array, "n *V"], Float[Array, "n *V"]]:
         """Posterior mean and variance of η for new rows."""

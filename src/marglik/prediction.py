@@ -20,6 +20,9 @@ def linear_predictor(
     model: LinearModel, theta: Float[Array, "k"], posterior: Any, rows: Any
 ) -> tuple[Float[Array, "n *V"], Float[Array, "n *V"]]:
     """Mean and variance of η at new rows, that of what the fit has no weights for included."""
+    direct = posterior.at_inputs(rows)
+    if direct is not None:
+        return direct
     terms = list(model.term_theta(theta))
     own = {t.label: t.conditional(rows.columns[t.label], x) for t, x in terms if t.label in rows.columns}
     columns = {**rows.columns, **{label: known for label, (known, _) in own.items()}}

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from scipy import stats
 
 import marglik
+from marglik.check import checked
 from marglik.check.draws import even, pareto_k, spread
 from marglik.evidence import Quadrature
 from marglik.interfaces.cli import main
@@ -98,7 +99,7 @@ def test_a_thousand_levels_take_about_a_second():
     assert time.process_time() - start < 5
     assert found.std_error < 0.05
     start = time.process_time()
-    fit._check(quick=True)
+    checked(fit, quick=True)
     assert time.process_time() - start < 1
 
 

@@ -15,7 +15,6 @@ from marglik.model import LinearModel
 from marglik.priors import Flat, Gaussian, RandomEffects, Ridge
 from marglik.rows import InMemory
 
-JOINTLY = ("flat", "ridge", "everything crossed", "nested")
 CATTLE = "cbind(incidence, size - incidence) ~ C(period) + (1 | herd)"
 WHEEZE = "resp ~ age + smoke + (1 | id)"
 
@@ -25,22 +24,29 @@ def off(found, truth):
     return (found.log_value - truth) / found.std_error
 
 
+def check_gradient(model, theta):
+    """With draws held where they were drawn, and nearby."""
+    held, h = Importance(256)(model, theta).posterior, 1e-5
+
+    def slope(e):
+        return (held.evidence(theta + h * e).log_value - held.evidence(theta - h * e).log_value) / (2 * h)
+
+    gradient = held.evidence(theta).gradient
+    differences = np.array([slope(e) for e in np.eye(len(theta))]).reshape(len(theta))
+    np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-6 * max(1, np.abs(gradient).max(initial=0)))
+
+
 def test_held_gradient_is_that_of_the_value(problem, structure, inside):
-    """Every structure, fixed effects integrated and maximised; differences are good to 1e-7."""
-    for name, options in (("bernoulli", {}), ("negative_binomial", {"reml": False, "flat_in_theta": True})):
-        model = problem(structure, Likelihood.registry[name](), n=21, weights=True, offset=True, **options)
-        theta = inside(model)
-        if Importance().unsuited(model) or not len(theta):
-            continue
-        held = Importance(256)(model, theta).posterior
-        at = theta * 1.05
-        h = 1e-5
-        slope = [
-            (held.evidence(at + h * e).log_value - held.evidence(at - h * e).log_value) / (2 * h)
-            for e in np.eye(len(at))
-        ]
-        gradient = held.evidence(at).gradient
-        np.testing.assert_allclose(gradient, slope, rtol=1e-6, atol=1e-6 * max(1, np.abs(gradient).max()))
+    model = problem(structure, Bernoulli(), n=21, weights=True, offset=True)
+    if Importance().unsuited(model) is None:
+        check_gradient(model, inside(model))
+
+
+@pytest.mark.parametrize("structure", ["flat", "independent slopes", "everything"])
+@pytest.mark.parametrize("name", ["negative_binomial", "binomial"])
+def test_held_gradient_with_fixed_effects_maximised(problem, inside, structure, name):
+    model = problem(structure, Likelihood.registry[name](), n=21, weights=True, reml=False, flat_in_theta=True)
+    check_gradient(model, inside(model))
 
 
 def test_gaussian_models(problem, structure, inside):
@@ -77,30 +83,32 @@ def test_bioassay(case, rho):
     assert abs(e.log_value - truth) < 0.05
 
 
-@pytest.fixture(scope="module")
-def fits(case):
-    """Mixed models with fixed effects maximised, by importance sampling."""
-    cattle = case("glmm_cbpp")
-    fit = marglik.fit(CATTLE, cattle.data, family="binomial", reml=False, method="importance", draws=4096)
-    wheeze = case("glmm_ohio_wheeze")
-    other = marglik.fit(WHEEZE, wheeze.data, family="bernoulli", reml=False, method="importance")
-    return {"cattle": (cattle, fit), "wheeze": (wheeze, other)}
+def test_wheeze_level_by_level(case):
+    """Laplace's method is off by 2.7 nats; at the exact maximum, from a search by quadrature."""
+    found = case("glmm_ohio_wheeze")
+    fit = marglik.fit(WHEEZE, found.data, family="bernoulli", reml=False, method="quadrature", points=25)
+    e = importance.estimate(fit.objective.model, fit.optimum.theta[0])
+    assert abs(off(e, found.value("exact_logLik"))) < 4
+    assert e.std_error < 0.005
+    assert len(e.groups.log_value) == 537
+    assert e.k_hat < 0.5
 
 
-@pytest.mark.parametrize("name", ["cattle", "wheeze"])
-def test_mixed_models_level_by_level(fits, name):
-    found, fit = fits[name]
+@pytest.mark.parametrize("name", ["cattle", pytest.param("wheeze", marks=pytest.mark.slow)])
+def test_learning_level_by_level(case, name):
+    found = case({"cattle": "glmm_cbpp", "wheeze": "glmm_ohio_wheeze"}[name])
+    formula, family = {"cattle": (CATTLE, "binomial"), "wheeze": (WHEEZE, "bernoulli")}[name]
+    fit = marglik.fit(formula, found.data, family=family, reml=False, method="importance")
     e = fit._evidence
     assert fit.converged
-    assert abs(e.log_value - found.value("exact_logLik")) < 4 * e.std_error < 0.02
-    theirs = list(found.value("exact_fixef").values())
-    np.testing.assert_allclose(fit.fixed_effects["estimate"], theirs, rtol=0, atol=5e-4)
-    np.testing.assert_allclose(fit.hyperparameters["estimate"], [found.value("exact_sd")], rtol=2e-3)
-    np.testing.assert_allclose(fit.fixed_effects["se"], list(found.value("exact_se").values()), rtol=2e-3)
-    assert f"{4096 if name == 'cattle' else 1024} draws a level: standard error" in str(fit.check())
+    assert abs(fit.log_evidence - found.value("exact_logLik")) < 4 * e.std_error < 0.02
+    theirs = [found.value(f"exact_{what}") for what in ("fixef", "se", "sd")]
+    np.testing.assert_allclose(fit.fixed_effects["estimate"], [*theirs[0].values()], rtol=0, atol=5e-4)
+    np.testing.assert_allclose(fit.fixed_effects["se"], [*theirs[1].values()], rtol=2e-3)
+    np.testing.assert_allclose(fit.hyperparameters["estimate"], [theirs[2]], rtol=2e-3)
 
 
-def two_pupils():
+def pupils():
     rng = np.random.default_rng(3)
     codes = np.repeat(np.arange(40), 4)
     y = (rng.random(160) < expit(2 * rng.standard_normal(40)[codes])).astype(float)
@@ -109,7 +117,7 @@ def two_pupils():
 
 def test_groups_are_the_levels_own_integrals():
     """Against adaptive integration; a level without rows has none to speak of."""
-    codes, y, model = two_pupils()
+    codes, y, model = pupils()
     theta = np.array([2.0])
     found = importance.estimate(model, theta)
 
@@ -121,7 +129,9 @@ def test_groups_are_the_levels_own_integrals():
 
     truth = np.array([integral(g) for g in range(40)])
     error = np.abs(found.groups.log_value[:40] - truth)
-    assert (error < 5 * found.groups.std_error[:40] + 1e-10).all()
+    z = error / found.groups.std_error[:40]
+    assert z.max() < 8, "eight runs a level: Student's t with 7 degrees of freedom, 40 times"
+    assert np.sqrt(np.mean(z**2)) < 1.6
     np.testing.assert_allclose(found.log_value, truth.sum(), rtol=0, atol=1e-3)
     assert (found.groups.log_value[40], found.groups.std_error[40], found.groups.k_hat[40]) == (0.0, 0.0, -np.inf)
     np.testing.assert_allclose(found.std_error, np.sqrt(np.sum(found.groups.std_error**2)), rtol=1e-3)
@@ -156,7 +166,7 @@ def test_learning_reaches_the_exact_maximum():
 
 def test_a_scale_that_vanishes_stays_at_zero():
     rng = np.random.default_rng(2)
-    X, y = rng.standard_normal((80, 3)), np.tile([0.0, 1.0], 40)
+    X, y = np.repeat(rng.standard_normal((40, 3)), 2, axis=0), np.tile([0.0, 1.0], 40)
     model = LinearModel(Bernoulli(), Flat(np.ones(80)) + Ridge(X), y)
     laplace, drawn = marglik.fit(model), marglik.fit(model, method="importance")
     assert laplace.hyperparameters["at_boundary"].tolist() == drawn.hyperparameters["at_boundary"].tolist() == [True]
@@ -168,12 +178,13 @@ def test_invariance():
     X, order = rng.standard_normal((50, 3)), rng.permutation(50)
     y = (rng.random(50) < expit(X @ [1.0, -1.0, 0.5])).astype(float)
 
-    def value(X, y, seed=0):
-        return importance.estimate(LinearModel(Bernoulli(), Flat(X), y), np.zeros(0), seed=seed).log_value
+    def value(X, y, seed=0, prior=Ridge):
+        theta = np.ones(1 if prior is Ridge else 0)
+        return importance.estimate(LinearModel(Bernoulli(), prior(X), y), theta, seed=seed).log_value
 
-    here = value(X, y)
+    here, flat = value(X, y), value(X, y, prior=Flat)
     np.testing.assert_allclose(value(X[order], y[order]), here, rtol=1e-9)
-    np.testing.assert_allclose(value(X * [1, 1, 1000], y) + np.log(1000), here, rtol=1e-9)
+    np.testing.assert_allclose(value(X * [1, 1, 1000], y, prior=Flat) + np.log(1000), flat, rtol=1e-9)
     assert value(X, y, seed=1) != here
 
 
@@ -226,20 +237,22 @@ def test_draws_are_a_power_of_two():
 
 
 def test_settings_belong_to_methods():
-    model = two_pupils()[2]
+    model = pupils()[2]
     with pytest.raises(ValueError, match=r"draws=512 is for .*method='importance'.* the method asked for is 'laplace'"):
         choose(model, "laplace", draws=512)
     assert choose(model, "importance", draws=512).method.draws == 512
 
 
 def test_too_many_weights():
-    model = LinearModel(Bernoulli(), Ridge(np.ones((1, 1))) + Ridge(np.eye(1201)), np.tile([0.0, 1.0], 601)[:1201])
-    with pytest.raises(ValueError, match=r"draws 120\d weights jointly .* more than 1000 cannot be covered"):
-        importance.estimate(model, np.array([1.0, 1.0]))
+    model = LinearModel(Bernoulli(), Ridge(np.eye(1201)), np.tile([0.0, 1.0], 601)[:1201])
+    with pytest.raises(ValueError, match=r"draws 1201 weights jointly .* more than 1000 cannot be covered"):
+        importance.estimate(model, np.array([1.0]))
+    with pytest.raises(ValueError, match=r"takes one target at a time, and this model has 2"):
+        importance.estimate(LinearModel(Bernoulli(), Ridge(np.eye(2)), np.eye(2)), np.array([1.0]))
 
 
 def test_draws_that_miss_the_posterior_are_called_out():
-    """A posterior with two far modes, of which Laplace's method sees one, has weights that the tail betrays."""
+    """Separated outcomes in 40 dimensions, a wide prior: the posterior is far from any Student's t."""
     rng = np.random.default_rng(0)
     y, x = np.r_[np.zeros(15), np.ones(15)], rng.standard_normal((30, 40))
     model = LinearModel(Bernoulli(), Ridge(x), y)
@@ -264,10 +277,12 @@ def test_student_draws():
 def test_runs_are_uniform_and_independent():
     rng = np.random.default_rng(0)
     for points in (draws.shifted(draws.net(64, 3, rng), 400, rng), draws.lattice(64, 3, 400, rng)):
-        means = points.mean(axis=1)
         assert ((points > 0) & (points < 1)).all()
-        np.testing.assert_allclose(means.mean(axis=0), 0.5, rtol=0, atol=5 * means.std() / 20)
-        assert abs(np.corrcoef(means[:-1, 0], means[1:, 0])[0, 1]) < 0.2
+        means = np.mean(points**3, axis=1)
+        np.testing.assert_allclose(means.mean(axis=0), 0.25, rtol=0, atol=5 * means.std(axis=0).max() / 20)
+        first = points[:, 0, 0]
+        np.testing.assert_allclose(first.mean(), 0.5, rtol=0, atol=4 * np.sqrt(1 / 12 / 400))
+        assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.2
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9])

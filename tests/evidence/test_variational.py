@@ -326,7 +326,7 @@ def test_check_says_that_it_is_a_bound():
     gap = Laplace()(fitted.model, fitted.optimum.theta[0]).log_value - fitted.log_evidence
     assert str(fitted.check()).startswith(
         "The evidence is at a maximum; it is a lower bound by a Gaussian posterior, below the log of the integral by "
-        f"an unknown amount (Laplace's approximation is {abs(gap):.2g} nats {'higher' if gap > 0 else 'lower'})."
+        f"an unknown amount (Laplace's approximation is {abs(gap):.2g} nats {'higher' if gap > 0 else 'lower'}); "
     )
     assert Variational.bound
     assert not Variational.exact

@@ -149,11 +149,13 @@ class Check:
 
 def remedy(model: Model, method: EvidenceMethod) -> str:
     """What to try where an approximation is too far from the integral."""
-    others = [
-        f"method={name!r}"
+    known = [
+        (name, other)
         for name, other in EvidenceMethod.registry.items()
-        if not other.modal and not other.bound and not isinstance(method, other) and other().unsuited(model) is None
+        if not (other.modal or other.bound or isinstance(method, other)) and other().unsuited(model) is None
     ]
+    known.sort(key=lambda item: item[1].assessed is EvidenceMethod.assessed)  # those that know their own error first
+    others = [f"method={name!r}" for name, _ in known]
     if not method.modal and not method.bound:
         others.insert(0, "more points or draws")
     return (

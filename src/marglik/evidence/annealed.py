@@ -59,7 +59,7 @@ def estimate(
     seed, particles, runs
         Of the random numbers; weights in a cloud; independent clouds.
     from_prior
-        Whether to start from the prior where it is proper, which finds modes that ``posterior`` does not know. Otherwise
+        Whether to start from the prior where it is proper, which finds modes that ``posterior`` does not know; else
         from ``posterior``, widened: less work, and less error where the prior is far from the posterior.
 
     Raises

@@ -60,10 +60,11 @@ class Evidence:
 
 
 class Peak(NamedTuple):
-    """θ̂ of every target, and the posterior from which a mode search there may set out."""
+    """θ̂ of every target, the posterior from which a mode search there may set out, and what lower maxima were met."""
 
     theta: Float[Array, "V k"]
     start: Any = None
+    others: Float[Array, "m k"] | None = None
 
 
 class EvidenceMethod(ABC):

@@ -12,6 +12,7 @@ from marglik.evidence.base import EvidenceMethod, Peak
 from marglik.mixed_posterior import MixedPosterior
 from marglik.posterior import SpectralPosterior
 from marglik.projection import Projection
+from marglik.rows_posterior import RowsPosterior
 from marglik.scales_posterior import ScalesPosterior
 
 
@@ -56,7 +57,7 @@ class Exact(EvidenceMethod):
             return Peak(spectral.maxima(model, theta, free))
         if model.dense_rows:
             found = kernels.maxima(model, theta, free)
-            return Peak(found[:1]) if len(found) else None
+            return Peak(found[:1], others=found[1:]) if len(found) else None
         found = scales.maxima(model, theta, free) if model.dense_scales else None
         return None if found is None else Peak(found)
 
@@ -68,6 +69,8 @@ class Exact(EvidenceMethod):
             return SpectralPosterior(model, *(theta**2).T)
         if model.dense_scales:
             return ScalesPosterior(model, theta)
+        if model.dense_rows:
+            return RowsPosterior(kernels.At.of(model, theta[0]))
         return MixedPosterior(Projection.at(model.compact(theta[0]), theta[0]))
 
     def starts(self, model, theta, free):

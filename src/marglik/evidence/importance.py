@@ -71,6 +71,8 @@ def estimate(
     theta = np.asarray(theta, float)
     method = Importance(n, seed)
     unsuited = method.unsuited(model)
+    if unsuited is None and model.n_targets > 1:
+        unsuited = f"takes one target at a time, and this model has {model.n_targets}: give model.target(0)"
     if unsuited is not None:
         raise ValueError(f"Importance sampling {unsuited}.")
     cloud, _, trouble = _cloud(method, model, theta, posterior)
@@ -161,8 +163,6 @@ class Importance(EvidenceMethod):
         return Laplace(self.find_mode).posterior(model, theta, start)
 
     def unsuited(self, model):
-        if model.n_targets > 1:
-            return f"takes one target at a time, and this model has {model.n_targets}; fit each by itself"
         if not _by_level(model) and model.working.n_weights > MOST_WEIGHTS:
             return (
                 f"draws {model.working.n_weights} weights jointly for this model, and more than {MOST_WEIGHTS} cannot "
@@ -219,7 +219,7 @@ def _joint(mode: Expansion, about: Gaussian, n: int, seed: int) -> Joint:
         x = q.of(draws.shifted(draws.net(n // runs, d + 1, rng), runs, rng))
         square = np.sum(x**2, axis=-1)
         log_q = q.log_density(square, d) + H.log_det / 2
-        W = about.mean + H.solve_half(x.reshape(-1, d).T).T
+        W = about.mean + H.solve_half(x.reshape(square.size, d).T).T
         return Joint(densities(model, W), log_q, model.log_volume), square.reshape(-1)
 
     pilot, square = cloud(draws.PILOT, min(PILOT_DRAWS, n), 1)

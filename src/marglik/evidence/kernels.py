@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
     from marglik.model import LinearModel
+    from marglik.priors import Term
+    from marglik.priors.base import RowCovariance
 
 EXACT = 1e-10
 """No noise is evaluated at a smaller share of the response's spread: y is then fitted exactly."""
@@ -96,16 +98,17 @@ class At:
         return self.model.flat_basis.Q[self.rows]
 
     @cached_property
-    def _parts(self) -> list:
+    def parts(self) -> list[tuple[int, RowCovariance]]:
+        """Position in θ and covariance of each term."""
         return [(i, t.on_rows(self.theta[i : i + len(t.hyperparameters())], self.rows)) for t, i in self._terms]
 
     @property
-    def _terms(self) -> list:
+    def _terms(self) -> list[tuple[Term, int]]:
         return [(t, i) for t, i in self.model.theta_starts() if not t.flat]
 
     @cached_property
     def _factored(self) -> tuple[Float[Array, "n n"], int]:
-        first, *others = (part.matrix for _, part in self._parts)
+        first, *others = (part.matrix for _, part in self.parts)
         V = np.array(first, order="F")
         for K in others:
             V += K
@@ -131,6 +134,25 @@ class At:
     def alpha(self) -> Float[Array, "n"]:
         """Py."""
         return self._solved[0]
+
+    @property
+    def solved_flat(self) -> Float[Array, "n f"]:
+        """V⁻¹F."""
+        return self._solved[1]
+
+    @property
+    def flat_root(self) -> Float[Array, "f f"]:
+        """The Cholesky factor of FᵀV⁻¹F."""
+        return self._solved[2]
+
+    @property
+    def beta(self) -> Float[Array, "f"]:
+        """The flat weights."""
+        return self._solved[3]
+
+    def whitened(self, X: Float[Array, "n r"]) -> Float[Array, "n r"]:
+        """L⁻¹X for V = LLᵀ."""
+        return lapack.dtrtrs(self._factored[0], X, lower=1)[0]
 
     @cached_property
     def freedom(self) -> int:
@@ -173,7 +195,7 @@ class At:
         trace += float(np.vdot(half, half))
         outer = np.vstack([half, alpha])
         out = np.empty(len(self.theta))
-        for i, part in self._parts:
+        for i, part in self.parts:
             slopes = part.slopes(G, outer) / 2
             out[i : i + len(slopes)] = slopes
         out[-1] = self.theta[-1] * trace

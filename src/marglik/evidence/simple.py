@@ -88,8 +88,6 @@ class Simple(EvidenceMethod):
         return Laplace().posterior(model, theta, start)
 
     def unsuited(self, model):
-        if model.n_targets > 1:
-            return f"takes one target at a time, and this model has {model.n_targets}; fit each by itself"
         if model.path(model.start_theta()[0]) is None:
             return "averages over draws from the prior, and flat weights have no prior that could be drawn from"
         return None

@@ -235,7 +235,9 @@ def fit(
             fixed=dict(fixed) or None,
             missing=missing,
         )
-        check = fitted._check(quick=not as_json)
+        from marglik.check import checked
+
+        check = checked(fitted, quick=not as_json)
         _print_json(as_object(fitted, check)) if as_json else _print_summary(fitted)
         if plot is not None:
             fitted.plot(plot)

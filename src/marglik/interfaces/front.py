@@ -51,7 +51,8 @@ def fit(
     method
         How weights are integrated out: ``"auto"`` (exact if Gaussian, else Laplace), ``"exact"``, ``"laplace"``,
         ``"quadrature"`` (adaptive Gauss–Hermite, for one grouping factor with up to three coefficients a level),
-        ``"variational"`` (a lower bound by the best Gaussian posterior).
+        ``"variational"`` (a lower bound by the best Gaussian posterior), ``"annealed"`` (tempered Monte Carlo at θ̂ of
+        Laplace, with a standard error).
     reml
         For a formula: whether fixed effects are integrated out with a flat prior (REML) or maximised (ML).
     link
@@ -85,7 +86,7 @@ def fit(
     samples
         For the same: how many draws make one bound. The more, the closer to the evidence.
     seed
-        For restarts.
+        For restarts, and for methods that draw.
     progress
         Reserved.
 

@@ -186,6 +186,18 @@ class RowCovariance(ABC):
     def slopes(self, B: Float[Array, "n n"], w: Float[Array, "r n"]) -> Float[Array, "k"]:
         """⟨B + wᵀw, X Σ̇_k Xᵀ⟩, where B may be a lower triangle."""
 
+    @abstractmethod
+    def weights(self, alpha: Float[Array, "n"]) -> Float[Array, "c"]:
+        """The weights that explain rows with V⁻¹(y − Fβ) = α."""
+
+    @abstractmethod
+    def cross(self, inputs: Float[Array, "m d"]) -> Float[Array, "m n"]:
+        """Covariance of new rows, by their `Term.inputs`, with these."""
+
+    @abstractmethod
+    def variance(self, inputs: Float[Array, "m d"]) -> Float[Array, "m"]:
+        """Variance of new rows."""
+
 
 @dataclass(frozen=True, eq=False)
 class FactoredRows(RowCovariance):
@@ -203,10 +215,27 @@ class FactoredRows(RowCovariance):
     def _X(self) -> Array:
         return self.term.columns[self.rows]
 
+    def _over_factor(self, X: Array) -> Array:
+        return X @ self._factor if self.term.kernel else X * self._factor
+
     @cached_property
     def matrix(self):
-        L = self._X @ self._factor if self.term.kernel else self._X * self._factor
+        L = self._over_factor(self._X)
         return L @ L.T
+
+    def weights(self, alpha):
+        pull = self._over_factor(self._X).T @ alpha
+        return self.term.weights(self._factor @ pull if self.term.kernel else self._factor * pull)
+
+    def _new(self, inputs: Array) -> Array:
+        X = self.term.conditional(inputs, self.theta)[0]
+        return self._over_factor(X if self.term.mixing is None else X @ self.term.mixing)
+
+    def cross(self, inputs):
+        return self._new(inputs) @ self._over_factor(self._X).T
+
+    def variance(self, inputs):
+        return (self._new(inputs) ** 2).sum(axis=1) + self.term.conditional(inputs, self.theta)[1]
 
     def slopes(self, B, w):
         """⟨B, 2XLL̇ᵀXᵀ⟩."""

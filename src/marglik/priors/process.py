@@ -275,6 +275,16 @@ class _ProcessRows(RowCovariance):
     def matrix(self):
         return self.theta[0] ** 2 * self._values[0]
 
+    def weights(self, alpha):
+        """s² k(points, X) α."""
+        return self.theta[0] ** 2 * self.term._of.matrix(self._p, self.term.points, self._x) @ alpha
+
+    def cross(self, inputs):
+        return self.theta[0] ** 2 * self.term._of.matrix(self._p, as_matrix(inputs), self._x)
+
+    def variance(self, inputs):
+        return self.theta[0] ** 2 * self.term._of.diagonal(self._p, as_matrix(inputs))
+
     def slopes(self, B, w):
         """∂K/∂log ℓ_d = −2 g'(u) (x_d − x'_d)²/ℓ_d²."""
         s, (K, bend) = self.theta[0], self._values

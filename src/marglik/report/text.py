@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from marglik.check import checked
 from marglik.model import LinearModel
 from marglik.validate import counted
 
@@ -77,7 +78,7 @@ class Page:
 
 def page(fit: Fit) -> Page:
     """What a summary says about a fit."""
-    check = fit._check(quick=True)
+    check = checked(fit, quick=True)
     return Page(title(fit), tuple(_facts(fit)), tuple(tables(fit)), tuple(_sums(fit)), check.verdict, check.trusted)
 
 

@@ -108,9 +108,9 @@ class Densities:
 
     @cached_property
     def staged_joint(self) -> Staged:
-        """Traced twice: two runs must be the same."""
-        once, again = self.staged(self.log_joint), self.staged(self.log_joint)
-        if not once.same_as(again):
+        """Traced twice unless it was before: two runs must be the same."""
+        once = self.staged(self.log_joint)
+        if not once.agrees(lambda: self.staged(self.log_joint)):
             raise BadProgram(
                 "Two runs of the program differ, so it has no density: it draws random numbers outside NumPyro, or "
                 "keeps something between runs. Draw with numpyro.sample, or draw once and pass the numbers as args=."
