@@ -58,7 +58,7 @@ LAYERS = [  # a module imports from layers before its own alone
     {"posterior", "prediction", "projection", "simulation", "solvers", "smooths.terms"},
     {"evidence.base", "evidence.nodes", "evidence.tempering", "evidence.noiseless", "newrows"}
     | {"mixed_posterior", "scales_posterior", "wide_posterior"},
-    {"evidence.held", "evidence.slopes"},
+    {"evidence.held", "evidence.slopes", "rows_posterior"},
     {"evidence.scoring"},
     {"evidence.kernels", "evidence.laplace", "evidence.mixed", "evidence.relevance", "evidence.spectral", "smooths"},
     {"evidence.annealed", "evidence.quadrature", "evidence.scales", "evidence.variational"},
@@ -88,7 +88,9 @@ LAYERS = [  # a module imports from layers before its own alone
     {"interfaces.numpyro.theta"},
     {"interfaces.numpyro.density", "interfaces.numpyro.nuts"},
     {"interfaces.numpyro.posterior"},
-    {"interfaces.numpyro.program"},
+    {"interfaces.numpyro.program", "interfaces.numpyro.guides", "interfaces.numpyro.ascent"},
+    {"interfaces.numpyro.stochastic"},
+    {"interfaces.numpyro.bound"},
     {"testing", "interfaces.formula", "interfaces.smooth_terms", "interfaces.numpyro", "interfaces.sklearn"},
     {
         "interfaces.classifier",

@@ -13,6 +13,7 @@ MODULES = {
     "w6": "w6_glmm",
     "w6-logistic": "w6_logistic",
     "w7": "w7_smooths",
+    "w8": "w8_process",
     "full-bayes": "full_bayes",
     "w9": "w9_programs",
     "w10": "w10_importance",

@@ -75,8 +75,8 @@ def _learned(
     if found is not None:
         optimum: learn.Found = learn.Located(objective, found.theta, free, warm=found.start, others=found.others)
         if found.others is not None and len(found.others):
-            more = counted(len(found.others), "lower maximum", "lower maxima")
-            notes = (*notes, f"The evidence has {more} beside the one reported: see fit.optima.")
+            more = "another, lower maximum" if len(found.others) == 1 else f"{len(found.others)} lower maxima"
+            notes = (*notes, f"The evidence has {more} beside the one reported; fit.optima lists them.")
         return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
     starts = choice.method.learner.starts(model, base, free)
     optimum = _best(objective, starts, free, restarts, seed)
@@ -172,7 +172,7 @@ def _holding(model: LinearModel, fixed: Mapping[str, float]) -> LinearModel:
 
 
 def _held(names: Hyperparameters, fixed: Mapping[str, float]) -> Array:
-    """Which coordinates are held: by name; all that are reported together; the first of a factor, a standard deviation."""
+    """Which coordinates are held: by name; all that are reported together; the first of a factor."""
     held = np.array([h.name in fixed for h in names])
     for place, image in names.images:
         held[place] = all(name in fixed for name in image.names)

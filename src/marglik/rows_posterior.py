@@ -96,7 +96,7 @@ class RowsPosterior(TermPosterior):
                 crossed.append((part, x))
         step = max(1, CHUNK // len(at.rows))
         for chunk in (slice(i, i + step) for i in range(0, n if crossed else 0, step)):
-            C = sum(part.cross(x[chunk]) for part, x in crossed)
+            C = np.sum([part.cross(x[chunk]) for part, x in crossed], axis=0)
             eta[chunk] += C @ at.alpha
             variance[chunk] -= (at.whitened(C.T) ** 2).sum(axis=0)
             flat[chunk] -= C @ at.solved_flat

@@ -281,6 +281,10 @@ def _orthonormal(X: Float[Array, "n f"], length: Float[Array, "f"]) -> tuple[Arr
     return Q, R
 
 
+class FittedExactly(ValueError):
+    """The terms leave nothing of the response, so that the noise has no size to learn."""
+
+
 EXACT_FIT = 1e-24
 """A response counts as fitted exactly when no more than this fraction of its sum of squares is left over."""
 
@@ -308,7 +312,7 @@ def check_noise(left_over: Float[Array, "V"], total: Float[Array, "V"], n_rows: 
     if len(bad):
         which = "The response" if len(left_over) == 1 else f"Target {listed(bad)}"
         what = "is constant" if total[bad[0]] == 0 else "is fitted exactly by the fixed effects"
-        raise ValueError(
+        raise (ValueError if total[bad[0]] == 0 else FittedExactly)(
             f"{which} {what}, so there is no noise to learn. Check the column, or hold the noise: "
             "fixed={'sd(noise)': 1.0}."
         )
@@ -317,7 +321,7 @@ def check_noise(left_over: Float[Array, "V"], total: Float[Array, "V"], n_rows: 
 def check_fitted_exactly(noise: float, spread: float) -> None:
     """Learning did not drive the noise to zero, as it does where random effects leave nothing of the response."""
     if noise < 1e-8 * spread:
-        raise ValueError(
+        raise FittedExactly(
             "The response is fitted exactly by the terms of the model, so sd(noise) has no size to learn: it goes to "
             "zero. Leave a term out, or hold the noise: fixed={'sd(noise)': 1.0}."
         )

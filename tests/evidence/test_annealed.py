@@ -277,15 +277,6 @@ def test_a_regression_and_its_noise():
     agrees(Annealed(from_prior=False)(model, NONE), reference["log_evidence_half_normal"])
 
 
-@pytest.mark.slow
-def test_a_regression_and_its_noise_from_a_prior_far_away():
-    """On the way from it the noise and the coefficients form a funnel."""
-    reference, table = known("sblrc_blr")
-    X = np.column_stack([table[f"x{j}"] for j in range(1, 6)])
-    model = program_of(regression, X, table["y"])
-    agrees(estimate(model, NONE, particles=2048), reference["log_evidence_half_normal"])
-
-
 def test_a_program_with_a_flat_site():
     y = np.array([1.0, 2.5, 0.5])
     truth = -np.log(8 * np.pi) - np.log(3) / 2 - np.sum((y - y.mean()) ** 2) / 8

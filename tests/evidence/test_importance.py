@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Importance sampling: within its own standard errors of integrals that are known, with the gradient of what it says."""
+"""Importance sampling: within its own standard errors of integrals that are known, with the gradient of its value."""
 
 import numpy as np
 import pytest
@@ -129,9 +129,8 @@ def test_groups_are_the_levels_own_integrals():
 
     truth = np.array([integral(g) for g in range(40)])
     error = np.abs(found.groups.log_value[:40] - truth)
-    z = error / found.groups.std_error[:40]
-    assert z.max() < 8, "eight runs a level: Student's t with 7 degrees of freedom, 40 times"
-    assert np.sqrt(np.mean(z**2)) < 1.6
+    assert 0.4 < np.median(error / found.groups.std_error[:40]) < 1.0
+    assert error.max() < 5e-4
     np.testing.assert_allclose(found.log_value, truth.sum(), rtol=0, atol=1e-3)
     assert (found.groups.log_value[40], found.groups.std_error[40], found.groups.k_hat[40]) == (0.0, 0.0, -np.inf)
     np.testing.assert_allclose(found.std_error, np.sqrt(np.sum(found.groups.std_error**2)), rtol=1e-3)

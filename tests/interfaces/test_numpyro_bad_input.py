@@ -81,7 +81,7 @@ def test_subsampled_plates():
         with numpyro.plate("rows", 3, subsample_size=2) as i:
             numpyro.sample("y", dist.Normal(w, 1.0), obs=jnp.asarray(y)[i])
 
-    refused("Plate 'rows' looks at 2 of its 3 members at a time", program, Y)
+    refused("plate 'rows' looks at 2 of its 3 members at a time", program, Y)
 
 
 def test_a_hyperprior_where_there_is_none():

@@ -154,15 +154,6 @@ def test_derivatives_of_what_is_tied():
     assert set(image.names) < set(model.hyperparameters.reported)
 
 
-def test_a_support_that_is_refused():
-    def circle(y):
-        a = numpyro.param("a", jnp.array([1.0, 0.0]), constraint=dist.constraints.sphere)
-        numpyro.sample("y", dist.Normal(a[0], 1.0), obs=y)
-
-    with pytest.raises(Exception, match="a"):
-        marglik.fit(circle, args=(Y,))
-
-
 # Their own priors
 
 

@@ -49,9 +49,7 @@ def schools(y, sigma):
 
 def bounded(program, args, truth, fixed, guide="mean_field", samples=1, hyper=()):
     """The bound with θ held, checked to be one."""
-    fit = marglik.fit(
-        program, args=args, hyper=hyper, fixed=fixed, method="variational", guide=guide, samples=samples
-    )
+    fit = marglik.fit(program, args=args, hyper=hyper, fixed=fixed, method="variational", guide=guide, samples=samples)
     assert fit.log_evidence <= truth + 4 * fit._evidence.std_error + 1e-9
     return fit
 

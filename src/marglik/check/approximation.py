@@ -110,8 +110,8 @@ def approximation(
     mode, w, trouble = Newton()(near, theta, first_weights(near, theta, optimum.warm))
     if trouble is not None:
         return None
-    grouped = linear and bool(near.groupings)
-    rows = _cost(near, grouped) if linear else 1
+    grouped = isinstance(near, LinearModel) and bool(near.groupings)
+    rows = _cost(near, grouped) if isinstance(near, LinearModel) else 1
     found: ByLevel | Joint
     for enough in (1, 4):
         n = draws or _number(rows, len(free), quick, enough)
@@ -120,7 +120,7 @@ def approximation(
         try:
             if grouped:
                 outside = draws or _number(rows * FEW + OVERHEAD, len(free), quick, enough, 16, 1024)
-                found = ByLevel.about(mode, w, max(n, FEWEST), outside, seed)
+                found = ByLevel.about(mode, w, max(n, FEWEST), outside, seed)  # type: ignore[arg-type]
             else:
                 found = Joint.about(near, theta, w, mode.neg_hessian, n, seed)
             estimated = found.estimate()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -154,7 +154,7 @@ def remedy(model: Model, method: EvidenceMethod) -> str:
         for name, other in EvidenceMethod.registry.items()
         if not (other.modal or other.bound or isinstance(method, other)) and other().unsuited(model) is None
     ]
-    known.sort(key=lambda item: item[1].assessed is EvidenceMethod.assessed)  # those that know their own error first
+    known.sort(key=lambda item: "points" not in {f.name for f in fields(item[1])})  # those that draw nothing first  # type: ignore[arg-type]
     others = [f"method={name!r}" for name, _ in known]
     if not method.modal and not method.bound:
         others.insert(0, "more points or draws")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -99,6 +99,8 @@ def estimate(
             )
         wide = replace(posterior, precision=posterior.precision.times(WIDER**-2))
         path = model.path(theta, wide)
+    if path is None:
+        raise ValueError("This model has no joint density of many weights at once. Use method='laplace'.")
     adapting, estimating = np.random.default_rng(seed).spawn(2)
     try:
         stages = tempering.plan(path, particles, adapting)
@@ -160,7 +162,7 @@ class Annealed(EvidenceMethod):
 
     def __call__(self, model, theta, start=None):
         by_laplace = Laplace()(model, theta, start)
-        settings = {"particles": self.particles, "runs": self.runs, "from_prior": self.from_prior}
+        settings: Any = {"particles": self.particles, "runs": self.runs, "from_prior": self.from_prior}
         found = estimate(model, theta, by_laplace.posterior, self.seed, **settings)
         checks = dict(by_laplace.checks)
         if found.std_error > VAGUE:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 BITS = 30
 GENERATOR = (1, 182667, 469891, 498753, 110745, 446247, 250185, 118627, 245333, 283199)
 """Of a lattice that is good for every power of two up to 2²⁰."""
-TAILS = (5.0, 12.0, 40.0)
-SCALES = (1.0, 1.2, 1.5)
+TAILS = (2.5, 5.0, 12.0, 40.0)
+SCALES = (1.0, 1.2, 1.5, 2.2)
 
 
 class Student(NamedTuple):

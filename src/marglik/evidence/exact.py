@@ -56,8 +56,8 @@ class Exact(EvidenceMethod):
         if model.one_scale:
             return Peak(spectral.maxima(model, theta, free))
         if model.dense_rows:
-            found = kernels.maxima(model, theta, free)
-            return Peak(found[:1], others=found[1:]) if len(found) else None
+            several = kernels.maxima(model, theta, free)
+            return Peak(several[:1], others=several[1:]) if len(several) else None
         found = scales.maxima(model, theta, free) if model.dense_scales else None
         return None if found is None else Peak(found)
 

@@ -366,7 +366,7 @@ def maxima(model: LinearModel, theta: Float[Array, "k"], free: Array) -> Float[A
 
 def _peaks(points: list[Point]) -> list[Point]:
     """Those of which none nearby is higher: at a neighbouring noise or length scale."""
-    out = []
+    out: list[Point] = []
     for p in sorted(points, key=lambda p: -p.value):
         if not any(np.abs(p.z - q.z).max() < 1.8 for q in out):
             out.append(p)

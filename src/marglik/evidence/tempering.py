@@ -57,7 +57,8 @@ def plan(path: Path, n: int, rng: np.random.Generator) -> list[Stage]:
     Stuck
         It did not reach t = 1; the sentence says how far it came.
     """
-    W, t, stages = path.draws(n, rng), 0.0, []
+    W, t = path.draws(n, rng), 0.0
+    stages: list[Stage] = []
     here = path.at(W, t)
     if not np.isfinite(here.potential).any():
         raise Stuck("The density is zero at every draw from the reference, so there is nothing to anneal from.")

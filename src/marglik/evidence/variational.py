@@ -151,8 +151,8 @@ class Variational(EvidenceMethod):
         if self._own(model) is not None:
             e = self(model, theta, start)
             return (
-                f"it is a lower bound, {e.log_value:.2f} ± {e.std_error:.2g}, below the log of the integral by an unknown "
-                "amount; more samples= or a fuller guide= narrow it"
+                f"it is a lower bound, {e.log_value:.2f} ± {e.std_error:.2g}, below the log of the integral by an "
+                "unknown amount; more samples= or a fuller guide= narrow it"
             )
         gap = Laplace()(model, theta).log_value - self(model, theta, start).log_value
         way = "higher" if gap > 0 else "lower"

@@ -81,8 +81,8 @@ def fit(
     args, kwargs, hyper
         For a program: its arguments, and the names of the sites that are hyperparameters.
     guide
-        For a program under ``method="variational"``: ``"full"``, ``"low_rank"``, ``"mean_field"``, or a NumPyro guide of
-        your own; full for up to 100 latent numbers if not given, else mean-field.
+        For a program under ``method="variational"``: ``"full"``, ``"low_rank"``, ``"mean_field"``, or a NumPyro
+        guide of your own; full for up to 100 latent numbers if not given, else mean-field.
     samples
         For the same: how many draws make one bound. The more, the closer to the evidence.
     seed

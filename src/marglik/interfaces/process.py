@@ -19,6 +19,7 @@ from marglik.newrows import rows_to_predict
 from marglik.prediction import averaged
 from marglik.priors import Flat, GaussianProcess, Prior
 from marglik.rows import InMemory
+from marglik.validate import FittedExactly
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -130,9 +131,8 @@ def _learned(model: LinearModel) -> Fit:
     """At the best hyperparameters; where the evidence has no maximum with noise, at a small one, with a warning."""
     try:
         return fit_model(model)
-    except ValueError as error:
-        if "fitted exactly" not in str(error):
-            raise
+    except FittedExactly:
+        pass
     noise = LEAST * model.response_scale
     warnings.warn(
         f"The process fits the response exactly, so that sd(noise) goes to zero. It is held at {noise:.3g}, 1/10,000 "

@@ -19,6 +19,9 @@ MAX_STEPS = 200
 SMALL, TINY = 1e-9, 1e-22
 """Gain at which rounding may hide a rise, and at which nothing is left, as shares of 1 + |F|."""
 
+FLAT = 1e-9
+"""Share of the largest curvature below which a direction has none."""
+
 
 @dataclass(frozen=True)
 class Ascent:
@@ -65,12 +68,15 @@ class Ascent:
         """A step, the gain that it promises, and whether the trust region ended it."""
         s, r = np.zeros_like(g), g.copy()
         d, size = r.copy(), np.linalg.norm(g)
-        enough = size * min(0.1, size)
+        enough, largest = size * min(0.1, size), 0.0
         for _ in range(2 * len(g)):
             if np.linalg.norm(r) <= enough:
                 break
             Hd = self.product(x, d)
             bend = -(d @ Hd)
+            largest = max(largest, bend / (d @ d))
+            if abs(bend) < FLAT * largest * (d @ d):  # what turns at no cost, as factors of a covariance do
+                break
             along = (r @ r) / bend if bend > 0 else np.inf
             if not np.linalg.norm(s + min(along, 1e300) * d) < radius:
                 s = s + _to_edge(s, d, radius) * d
@@ -91,12 +97,16 @@ def _to_edge(s: Array, d: Array, radius: float) -> float:
 def solve(product: Callable[[Array], Array], v: Float[Array, "l"]) -> Float[Array, "l"]:
     """A⁻¹v for a positive definite A, by conjugate gradients."""
     x, r = np.zeros_like(v), np.array(v)
-    d, enough = r.copy(), 1e-11 * np.linalg.norm(v)
-    for _ in range(10 * len(v)):
+    d, enough, largest = r.copy(), 1e-11 * np.linalg.norm(v), 0.0
+    for _ in range(3 * len(v)):
         if np.linalg.norm(r) <= enough:
             break
         Ad = product(d)
-        along = (r @ r) / (d @ Ad)
+        bend = d @ Ad
+        largest = max(largest, bend / (d @ d))
+        if bend < FLAT * largest * (d @ d):
+            break
+        along = (r @ r) / bend
         x, left = x + along * d, r - along * Ad
         d = left + (left @ left) / (r @ r) * d
         r = left

@@ -52,9 +52,9 @@ if TYPE_CHECKING:
 
 HELD, EACH = 128, 4
 """Held draws: so many at least, and so many for each coordinate of the noise."""
-FRESH = 1000
-"""Fresh draws of the bound at a time, until its standard error is small."""
-ERROR, ROUNDS = 0.01, 20
+FRESH, GROUPS = 2000, 200
+"""Fresh draws at a time, in so many groups at least, until the standard error of the bound is small."""
+ERROR, ROUNDS = 0.01, 10
 """That standard error, in nats, and how often at most."""
 AT_A_TIME = 64
 """Draws whose densities are computed side by side."""
@@ -131,12 +131,17 @@ class Bound:
         flat = self.guide.noise(groups * self.samples, rng, even)
         return flat.reshape(groups, self.samples, -1)
 
+    @property
+    def _groups(self) -> int:
+        return max(FRESH // self.samples, GROUPS)
+
     @cached_property
     def held(self) -> Array:
         """The held noise."""
         size = self.guide.noise(2, np.random.default_rng(0)).shape[1]
         wanted = max(HELD, EACH * size) if size * EACH <= 16 * HELD else HELD
-        return self._noise(AT_A_TIME * -(-wanted // AT_A_TIME), np.random.default_rng([self.seed, 0]), even=True)
+        groups = max(wanted // self.samples, AT_A_TIME)
+        return self._noise(groups + groups % 2, np.random.default_rng([self.seed, 0]), even=True)
 
     @cached_property
     def staged(self) -> Staged:
@@ -159,7 +164,7 @@ class Bound:
     def fresh(self) -> Callable[..., Any]:
         """(λ, θ, e) → the terms of fresh draws."""
         rng = np.random.default_rng(0)
-        like = (self.flat({}).size,), (self.program.densities.theta.size,), self._noise(FRESH, rng, False)
+        like = (self.flat({}).size,), (self.program.densities.theta.size,), self._noise(self._groups, rng, False)
         return Staged.of(self.terms, *like).compiled(derivatives.plain)
 
     def places(self, lam: Array, noise: Array) -> Float[Array, "n p"]:
@@ -279,7 +284,7 @@ class At:
         """The bound by fresh draws, and its standard error."""
         rng, terms = np.random.default_rng([self.bound.seed, 1]), np.zeros(0)
         for _ in range(ROUNDS):
-            noise = self.bound._noise(FRESH, rng, even=False)
+            noise = self.bound._noise(self.bound._groups, rng, even=False)
             terms = np.concatenate([terms, self.bound.fresh(self.lam, self.theta, noise)])
             error = float(terms.std(ddof=1) / np.sqrt(len(terms)))
             if not error > ERROR:

@@ -34,19 +34,19 @@ def second_order(f: Density) -> Density:
 def slopes(f: Density) -> Density:
     """∂_θ f, ∂_θ ∇_w f (k, p), and the derivatives in w and θ of Σ_v ⟨c, −∇²_w f v⟩ over the rows of C and V.
 
-    The last are −∇ Σ ∂²f(w + s c + t v)/∂s ∂t: two forward passes for each row, and one reverse pass for all.
+    The last are −∂²∇f(w + s c + t v)/∂s ∂t: two forward passes over a gradient.
     """
 
     def run(constants: Any, w: Any, theta: Any, V: Any, C: Any) -> tuple[Any, ...]:
-        def bend(w: Any, theta: Any) -> Any:
-            value = lambda w: f(constants, w, theta)  # noqa: E731
-            along = lambda w, v: jax.jvp(value, (w,), (v,))[1]  # noqa: E731
-            return jnp.sum(jax.vmap(lambda c, v: jax.jvp(lambda w: along(w, v), (w,), (c,))[1])(C, V))
+        def third(c: Any, v: Any) -> Any:
+            slope = lambda w: jax.grad(f, (1, 2))(constants, w, theta)  # noqa: E731
+            along = lambda w: jax.jvp(slope, (w,), (v,))[1]  # noqa: E731
+            return jax.jvp(along, (w,), (c,))[1]
 
-        by_w, by_theta = jax.grad(bend, (0, 1))(w, theta)
+        by_w, by_theta = jax.vmap(third)(C, V)
         explicit, along = jax.linearize(lambda theta: jax.grad(f, (2, 1))(constants, w, theta), theta)
         score = jax.vmap(lambda t: along(t)[1])(jnp.eye(len(theta)))
-        return explicit[0], score, -by_w, -by_theta
+        return explicit[0], score, -by_w.sum(0), -by_theta.sum(0)
 
     return run
 

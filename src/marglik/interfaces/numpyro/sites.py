@@ -143,9 +143,7 @@ def subsampled(trace: Mapping[str, Any]) -> Partial | None:
     return next((Partial(name, shown, size) for name, (size, shown) in plates if shown not in (None, size)), None)
 
 
-def sorted_sites(
-    call: Call, hyper: Sequence[str]
-) -> tuple[tuple[Maximised, ...], tuple[Latent, ...], Partial | None]:
+def sorted_sites(call: Call, hyper: Sequence[str]) -> tuple[tuple[Maximised, ...], tuple[Latent, ...], Partial | None]:
     """Sites to maximise and to integrate, in the order of the program, and a plate that looks at a part of its members.
 
     Refuses what has no density to expand.
