@@ -87,3 +87,16 @@ def test_several_maxima_are_listed_the_best_first():
         e = kernels.evidence(fit.model, row.to_numpy()[:-1])
         np.testing.assert_allclose(e.gradient * row.to_numpy()[:-1], 0, rtol=0, atol=1e-4)
     assert any("fit.optima" in note for note in fit.notes)
+
+
+def test_a_length_scale_without_end_is_a_limit():
+    """posteriordb's gp_regr: the supremum is that of a constant function, of which a closed form is known."""
+    response = np.array(
+        [4.75906, 1.59423, 2.99548, 5.27501, 1.66472, 2.24347, 2.8914, 4.08681, 4.60588, 0.802364, 3.92136]
+    )
+    fit = marglik.fit(LinearModel(Gaussian(), GaussianProcess(np.arange(-10.0, 11.0, 2.0)), response))
+    np.testing.assert_allclose(fit.log_evidence, -21.843918816, rtol=0, atol=1e-7)
+    estimate = fit.hyperparameters["estimate"]
+    np.testing.assert_allclose(estimate[["sd(gp)", "sd(noise)"]], [3.1358920, np.sqrt(2.1744082)], rtol=1e-5)
+    assert np.isinf(estimate["length_scale(gp)"])
+    assert fit.hyperparameters["at_boundary"]["length_scale(gp)"]

@@ -271,7 +271,7 @@ MODELS: dict[str, Callable[[], Known]] = {
     "wave, few modes": lambda: wave(0.2, 0.2, 0.7),
     "product": lambda: product(2.5),
     "tails: two and three, Cauchy": lambda: tails(1.0, [-4.0, -4.1, 3.9, 4.0, 4.2], 10.0),
-    "tails: two and two, Cauchy": lambda: tails(1.0, [-4.0, -4.1, 3.9, 4.2], 10.0),
+    "wave, wide": lambda: wave(0.3, 0.1, 3.0),
     "eight schools": lambda: schools(5.0),
     # where it is fine
     "rates: 20 × 5 large": lambda: rates(20, 5, 4.0, 0.5, 10),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from marglik import learn, tables
 from marglik.check import Check, checked
 from marglik.evidence import Evidence, EvidenceMethod, evaluate
 from marglik.model import LinearModel, Model
-from marglik.newrows import rows_to_predict
+from marglik.newrows import Source, rows_to_predict
 from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
 from marglik.prediction import linear_predictor, one_of, predicted
 from marglik.simulation import simulate
@@ -29,19 +29,6 @@ if TYPE_CHECKING:
     from marglik.integrated import Integrated
 
 A_PROGRAM = "A program has no {}: that is for linear models. Its sites are in fit.posterior.mean."
-
-
-class Source(Protocol):
-    """Where a model came from: how new data become its columns, and what must be kept to build it again."""
-
-    def new_rows(self, data: Any, terms: set[str], new_levels: str) -> NewRows:
-        """Columns of the named terms for new data."""
-
-    def effect_rows(self, label: str, at: Any, n: int | None) -> tuple[DataFrame, NewRows]:
-        """Where to show a term's effect, and its columns there."""
-
-    def recipe(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Settings and arrays from which `marglik.load` builds the model again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +99,7 @@ class Fit:
     @property
     def optima(self) -> DataFrame:
         """Distinct maxima of the evidence that the search met, the reported one first; see `GaussianProcess`."""
-        others = getattr(self.optimum, "others", None)
-        theta = self.optimum.theta if others is None else np.concatenate([self.optimum.theta, others])
-        values = [np.ravel(self.objective.evidence(t[None]).log_value)[0] for t in theta]
-        import pandas as pd
-
-        return pd.DataFrame(theta, columns=list(self.objective.hyperparameters.names)).assign(log_evidence=values)
+        return tables.optima(self.objective, self.optimum)
 
     @property
     def reml(self) -> bool:
@@ -127,20 +109,8 @@ class Fit:
     @property
     def criterion(self) -> str:
         """Which number `log_evidence` is, in the words of other programs."""
-        model = self.model
-        if not isinstance(model, LinearModel) or not model.n_flat:
-            return "all weights integrated"
-        if not model.likelihood.gaussian:
-            return (
-                "fixed effects integrated (REML); lme4's glmer and glmmTMB print the one with reml=False"
-                if self.reml
-                else "fixed effects maximised (ML), as lme4's glmer and glmmTMB print it"
-            )
-        return (
-            "fixed effects integrated: -2 x it is lme4's REML criterion"
-            if self.reml
-            else "fixed effects maximised: -2 x it is lme4's deviance under REML=FALSE"
-        )
+        flat = isinstance(self.model, LinearModel) and self.model.n_flat > 0
+        return tables.criterion(flat, flat and self._linear.likelihood.gaussian, self.reml)
 
     def _per_target(self, x: Array) -> Any:
         return x if self._many else x[0].item() if np.ndim(x[0]) == 0 else x[0]
@@ -196,15 +166,7 @@ class Fit:
 
     def _joined(self, read: Callable[[Fit], DataFrame]) -> DataFrame:
         """A table of every target, one below the other; NaN for a target that could not be learned."""
-        import pandas as pd
-
-        tables = [None if fit is None else read(fit) for fit in self._each()]
-        like = next(table for table in tables if table is not None)
-        return pd.concat(
-            [like.astype(float) * np.nan if table is None else table for table in tables],
-            keys=range(len(tables)),
-            names=["target", "name"],
-        )
+        return tables.joined([None if fit is None else read(fit) for fit in self._each()])
 
     @cached_property
     def log_evidence(self) -> Any:
@@ -463,7 +425,7 @@ class Fit:
         Parameters
         ----------
         label
-            The term's, such as ``"s(x)"``.
+            The term's, such as ``"s(x)"``; a ValueError lists those there are.
         at
             Data with its columns; a grid over those of the fit if not given.
         n
@@ -477,11 +439,6 @@ class Fit:
         -------
         DataFrame
             The columns that the smooth is a function of, and ``estimate, se, lower, upper`` on the scale of η.
-
-        Raises
-        ------
-        ValueError
-            There is no such smooth.
 
         Examples
         --------

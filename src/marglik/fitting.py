@@ -12,9 +12,10 @@ import numpy as np
 
 from marglik import learn
 from marglik.evidence import EvidenceMethod, choose
-from marglik.fitted import Fit, Source
+from marglik.fitted import Fit
 from marglik.hyperparameters import Hyperparameters
 from marglik.model import LinearModel, Model
+from marglik.newrows import Source
 from marglik.priors import RandomEffects
 from marglik.stages import climbed
 from marglik.targets import stacked

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -13,9 +13,23 @@ from marglik.validate import check_codes, check_effects, listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
+    from pandas import DataFrame
 
     from marglik.model import LinearModel
     from marglik.priors import Flat
+
+
+class Source(Protocol):
+    """Where a model came from: how new data become its columns, and what must be kept to build it again."""
+
+    def new_rows(self, data: Any, terms: set[str], new_levels: str) -> NewRows:
+        """Columns of the named terms for new data."""
+
+    def effect_rows(self, label: str, at: Any, n: int | None) -> tuple[DataFrame, NewRows]:
+        """Where to show a term's effect, and its columns there."""
+
+    def recipe(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Settings and arrays from which `marglik.load` builds the model again."""
 
 
 def rows_to_predict(model: LinearModel, source: Any, new: Any, include: Any, new_levels: str) -> NewRows:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,45 @@ if TYPE_CHECKING:
     from marglik.posterior import TermPosterior
 
 NORMAL_975 = 1.959963984540054
+
+
+def criterion(flat: bool, gaussian: bool, reml: bool) -> str:
+    """Which number the log evidence is, in the words of other programs."""
+    if not flat:
+        return "all weights integrated"
+    if not gaussian:
+        return (
+            "fixed effects integrated (REML); lme4's glmer and glmmTMB print the one with reml=False"
+            if reml
+            else "fixed effects maximised (ML), as lme4's glmer and glmmTMB print it"
+        )
+    return (
+        "fixed effects integrated: -2 x it is lme4's REML criterion"
+        if reml
+        else "fixed effects maximised: -2 x it is lme4's deviance under REML=FALSE"
+    )
+
+
+def optima(objective: learn.Objective, optimum: learn.Found) -> DataFrame:
+    """Distinct maxima and their evidence; see `Fit.optima`."""
+    import pandas as pd
+
+    others = getattr(optimum, "others", None)
+    theta = optimum.theta if others is None else np.concatenate([optimum.theta, others])
+    values = [np.ravel(objective.evidence(t[None]).log_value)[0] for t in theta]
+    return pd.DataFrame(theta, columns=list(objective.hyperparameters.names)).assign(log_evidence=values)
+
+
+def joined(each: Sequence[DataFrame | None]) -> DataFrame:
+    """The tables of several targets, one below the other; NaN where there is none."""
+    import pandas as pd
+
+    like = next(table for table in each if table is not None)
+    return pd.concat(
+        [like.astype(float) * np.nan if table is None else table for table in each],
+        keys=range(len(each)),
+        names=["target", "name"],
+    )
 
 
 def hyperparameters(objective: learn.Objective, optimum: learn.Found, many: bool) -> DataFrame:

@@ -67,7 +67,7 @@ def _reported(
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             se = np.sqrt(np.einsum("rk,kl,rl->r", J, covariance[v], J))
             x = values[v, inside]
-            low, high = np.array([_around(s, *at, z) for s, *at in zip(supports, x, se, strict=True)]).T
+            low, high = np.array([_around(s, at, e, z) for s, at, e in zip(supports, x, se, strict=True)]).T
         held = names.given(~optimum.free[v] & ~optimum.limit[v])
         given = held[inside]
         at_upper = (x == upper) & np.isfinite(upper)

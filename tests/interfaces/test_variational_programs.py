@@ -54,7 +54,12 @@ def bounded(program, args, truth, fixed, guide="mean_field", samples=1, hyper=()
     return fit
 
 
-@pytest.mark.parametrize("guide", ["full", "low_rank", "mean_field"])
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "guide", [pytest.param("full", marks=slow), pytest.param("low_rank", marks=slow), "mean_field"]
+)
 def test_exact_where_the_posterior_is_in_the_family(guide):
     fit = marglik.fit(mean_of, args=(NORMAL,), hyper=["tau"], method="variational", guide=guide)
     n, s = len(NORMAL), NORMAL.sum()
@@ -75,6 +80,7 @@ def test_exact_where_the_posterior_is_in_the_family(guide):
     np.testing.assert_allclose(fit.posterior.sd["w"], laplace.posterior.sd["w"], rtol=1e-6)
 
 
+@slow
 def test_conjugate_programs_are_bounded_and_more_draws_come_closer():
     y, n, a = np.array([0.0, 2, 7, 9]), 10, 2.0
     truth = np.sum(special.gammaln(n + 1) - special.gammaln(y + 1) - special.gammaln(n - y + 1))
@@ -91,6 +97,7 @@ def test_conjugate_programs_are_bounded_and_more_draws_come_closer():
     assert truth - values[1] < 0.02
 
 
+@slow
 def test_the_slope_is_that_of_the_bound_and_se_its_curvature():
     y = np.array([0.0, 1, 4, 12])
     fit = marglik.fit(gamma_poisson, args=(y,), method="variational", guide="mean_field")
@@ -110,6 +117,7 @@ def test_the_slope_is_that_of_the_bound_and_se_its_curvature():
     assert abs(a[0] - best) < 0.2 * se
 
 
+@slow
 def test_eight_schools(case):
     truth = float(case("eight_schools").reference["log_p_y_given_tau_mu~N(0,5^2)"]["value"]["5"])
     full = bounded(schools, (Y, SIGMA), truth, {"tau": 5.0}, guide="full", hyper=["tau"])
@@ -125,6 +133,7 @@ def test_eight_schools(case):
     assert one < ten < truth + 0.04
 
 
+@slow
 def test_parts_of_the_rows_lead_to_the_same_answer():
     whole = marglik.fit(mean_of, args=(NORMAL,), hyper=["tau"], method="variational", guide="mean_field")
     parts = marglik.fit(mean_of, args=(NORMAL, 5), hyper=["tau"], method="variational", guide="mean_field")
@@ -144,6 +153,7 @@ def rates(y):
         numpyro.sample("rate", dist.LogNormal(jnp.log(a), b))
 
 
+@slow
 def test_a_guide_of_ones_own_finds_what_numpyros_does():
     y = np.array([0.0, 1, 4, 12])
     truth = np.sum(stats.nbinom(2.0, 0.5).logpmf(y))

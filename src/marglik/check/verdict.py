@@ -154,7 +154,8 @@ def remedy(model: Model, method: EvidenceMethod) -> str:
         for name, other in EvidenceMethod.registry.items()
         if not (other.modal or other.bound or isinstance(method, other)) and other().unsuited(model) is None
     ]
-    known.sort(key=lambda item: "points" not in {f.name for f in fields(item[1])})  # those that draw nothing first  # type: ignore[arg-type]
+    settings = {name: {f.name for f in fields(other)} for name, other in known}  # type: ignore[arg-type]
+    known.sort(key=lambda item: "points" not in settings[item[0]])  # those that draw nothing first
     others = [f"method={name!r}" for name, _ in known]
     if not method.modal and not method.bound:
         others.insert(0, "more points or draws")

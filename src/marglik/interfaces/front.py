@@ -52,7 +52,8 @@ def fit(
         How weights are integrated out: ``"auto"`` (exact if Gaussian, else Laplace), ``"exact"``, ``"laplace"``,
         ``"quadrature"`` (adaptive Gauss–Hermite, for one grouping factor with up to three coefficients a level),
         ``"variational"`` (a lower bound by the best Gaussian posterior), ``"annealed"`` (tempered Monte Carlo at θ̂ of
-        Laplace, with a standard error).
+        Laplace, with a standard error), ``"importance"`` (weighted draws about the mode, level by level where there is
+        one grouping factor, with a standard error), ``"simple"`` (an average over draws from the prior).
     reml
         For a formula: whether fixed effects are integrated out with a flat prior (REML) or maximised (ML).
     link

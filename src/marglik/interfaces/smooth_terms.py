@@ -191,7 +191,7 @@ def terms(call: Call, table: Table, n: int, settings: Mapping[str, Any]) -> tupl
     by = call.options.get("by")
     by = None if by in (None, "None") else by.strip("`'\"")
     covariates = Covariates(call.arguments, by, call.written)
-    if call.kind != "s" and len(call.arguments) < 2:
+    if call.kind == "te" and len(call.arguments) < 2:
         raise BadFormula(f"{call.written!r} is a product of one covariate. Write s({call.arguments[0]}), or name two.")
     options = {name: _option(call, name) for name in call.options if name not in ("by", "knots")}
     options.setdefault("select", bool(settings.get("select")))

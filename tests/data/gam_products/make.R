@@ -27,7 +27,8 @@ specs <- list(
   case("y ~ s(g, bs='re')"), case("y ~ s(x, bs='cr', k=5) + s(z, bs='cr', k=5) + ti(x, z, k=4)", select = TRUE),
   case("count ~ te(x, z, k=4)", "poisson"), case("count ~ te(x, z, k=4) + s(g, bs='re')", "poisson"),
   case("count ~ te(x, z, k=4)", "poisson", select = TRUE), case("yes ~ te(x, z, k=4)", "binomial"),
-  case("wait ~ te(x, z, k=4)", "gamma"))
+  case("wait ~ te(x, z, k=4)", "gamma"), case("y ~ ti(x) + ti(z, k=6) + ti(x, z, k=4)"),
+  case("count ~ ti(x) + ti(z) + ti(x, z)", "poisson"))
 families <- list(gaussian = gaussian(), poisson = poisson(), binomial = binomial(), gamma = Gamma(link = "log"))
 
 tight <- gam.control(epsilon = 1e-13, newton = list(conv.tol = 1e-11, maxNstep = 5, maxSstep = 2, maxHalf = 30, use.svd = FALSE))

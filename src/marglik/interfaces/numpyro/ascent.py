@@ -57,7 +57,7 @@ class Ascent:
             else:
                 rejected = not (finite and F_there - F > 0.1 * gain)
             if rejected:
-                radius = np.linalg.norm(step) / 4
+                radius = float(np.linalg.norm(step)) / 4
                 continue
             if clipped and F_there - F > 0.75 * gain:
                 radius *= 3
@@ -67,7 +67,7 @@ class Ascent:
     def _step(self, x: Array, g: Array, radius: float) -> tuple[Array, float, bool]:
         """A step, the gain that it promises, and whether the trust region ended it."""
         s, r = np.zeros_like(g), g.copy()
-        d, size = r.copy(), np.linalg.norm(g)
+        d, size = r.copy(), float(np.linalg.norm(g))
         enough, largest = size * min(0.1, size), 0.0
         for _ in range(2 * len(g)):
             if np.linalg.norm(r) <= enough:
@@ -78,7 +78,7 @@ class Ascent:
             if abs(bend) < FLAT * largest * (d @ d):  # what turns at no cost, as factors of a covariance do
                 break
             along = (r @ r) / bend if bend > 0 else np.inf
-            if not np.linalg.norm(s + min(along, 1e300) * d) < radius:
+            if not np.linalg.norm(s + min(along, 1e100) * d) < radius:
                 s = s + _to_edge(s, d, radius) * d
                 return s, float(g @ s + s @ self.product(x, s) / 2), True
             s = s + along * d

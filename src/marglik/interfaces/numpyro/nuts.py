@@ -104,7 +104,7 @@ def sample(
         elif any(elements):
             raise BadProgram(f"Some elements of {site.name!r} are held and others are not; hold all of them or none.")
     with x64():
-        function = handlers.lift(call.function, prior=flat)  # type: ignore[arg-type]
+        function = handlers.lift(call.function, prior=flat)
         kernel = NUTS(handlers.condition(function, data=given))
         settings: dict[str, Any] = {"chain_method": "sequential" if chains == 1 else "vectorized"}
         run = MCMC(kernel, num_warmup=warmup, num_samples=draws, num_chains=chains, progress_bar=False, **settings)

@@ -190,17 +190,15 @@ class Program(Model):
         return self.densities.hyperprior if any(site.has_prior for site in self.densities.theta.sites) else None
 
     def hyperpriors(self):
-        theta = self.densities.theta
+        sites = self.densities.theta
         return tuple(
-            JointHyperprior(
-                theta.elements(site),
-                lambda values, name=site.name: float(self.densities.hyperpriors(values)[name]),
-                "its own in the program",
-                site.proper,
-            )
-            for site in theta.sites
-            if site.has_prior
+            JointHyperprior(sites.elements(s), self._own_prior(s.name), "its own in the program", s.proper)
+            for s in sites.sites
+            if s.has_prior
         )
+
+    def _own_prior(self, name: str) -> Callable[[Array], float]:
+        return lambda theta: float(self.densities.hyperpriors(theta)[name])
 
     def start_weights(self):
         return self._start

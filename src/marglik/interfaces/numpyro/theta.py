@@ -85,7 +85,7 @@ class Elements(Image):
         return tuple(label(self.site.name, np.unravel_index(i, self.site.shape)) for i in self.shown)
 
     @cached_property
-    def supports(self) -> tuple[Support, ...]:  # type: ignore[override]
+    def supports(self) -> tuple[Support, ...]:
         other, diagonal = _tied(self.site) or (Real(), Real())
         places = (np.unravel_index(i, self.site.shape) for i in self.shown)
         matrix = elementwise(self.site.constraint).event_dim == 2
