@@ -88,9 +88,10 @@ LAYERS = [  # a module imports from layers before its own alone
     {"interfaces.numpyro.theta"},
     {"interfaces.numpyro.density", "interfaces.numpyro.nuts"},
     {"interfaces.numpyro.posterior"},
-    {"interfaces.numpyro.program", "interfaces.numpyro.guides", "interfaces.numpyro.ascent"},
+    {"interfaces.numpyro.guides", "interfaces.numpyro.ascent"},
     {"interfaces.numpyro.stochastic"},
     {"interfaces.numpyro.bound"},
+    {"interfaces.numpyro.program"},
     {"testing", "interfaces.formula", "interfaces.smooth_terms", "interfaces.numpyro", "interfaces.sklearn"},
     {
         "interfaces.classifier",

@@ -13,6 +13,7 @@ the mode that quadrature finds for it: that of the joint density can be far off.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -124,8 +125,10 @@ class ByLevel:
     ----------
     levels
         The levels about the joint mode.
-    fine, coarse
-        Draws of the levels: for their own integrals, and for every draw of the border.
+    fine
+        Draws of the levels, for their own integrals.
+    coarse
+        Fewer of them for every draw of the border, others for each copy, so that its error shows in their scatter.
     outside : (c, s, f)
         Draws of the border in units of its posterior.
     delta, precision : (f,), (f, f)
@@ -134,7 +137,7 @@ class ByLevel:
 
     levels: Levels
     fine: LevelDraws
-    coarse: LevelDraws
+    coarse: Sequence[LevelDraws]
     outside: Float[Array, "c s f"]
     delta: Float[Array, "f"]
     precision: Float[Array, "f f"]
@@ -145,7 +148,9 @@ class ByLevel:
         rng = np.random.default_rng(seed)
         levels = Levels.of(mode, w, 1)
         f = len(levels.v)
-        fine, coarse = LevelDraws.of(levels, n, rng), LevelDraws.of(levels, FEW, rng)
+        fine, m = LevelDraws.of(levels, n, rng), levels.A.shape[1]
+        near, wide = students(FEW - FEW // 4, m, DF, rng), students(FEW // 4, m, DF, rng)
+        coarse = [LevelDraws(levels, x, z) for x, z in zip(near, wide, strict=True)] if f else []
         outside = student(max(n_outside // COPIES, 2), f, 4.0 + f, rng) if f else np.zeros((COPIES, 0, 0))
         at = Marginal.about(Levels.of(mode, w, POINTS.get(levels.A.shape[1], 1)) if f else levels)
         return cls(levels, fine, coarse, outside, at.delta, cholesky(at.totals.precision))
@@ -175,9 +180,10 @@ class ByLevel:
         k_hat, share = float(pareto_k(weights.T).max()), float(efficiency(weights.T).min())
         error = spread(np.array([_inner(weights[copy]).sum() for copy in self.fine.copies]))
         if len(self.delta):
-            outer = self._outer(at.mode)
+            here = [_inner(draws.log_weights(self.delta)).sum() for draws in self.coarse]
+            outer = self._outer(at.mode) - np.array(here)[:, None]
             each = logsumexp(outer, axis=1) - np.log(outer.shape[1])
-            value += float(logsumexp(each) - np.log(len(each)) - _inner(self.coarse.log_weights(self.delta)).sum())
+            value += float(logsumexp(each) - np.log(len(each)))
             error = float(np.hypot(error, spread(each)))
             k_hat = max(k_hat, float(pareto_k(outer.reshape(1, -1))[0]))
             share = min(share, float(efficiency(outer.reshape(1, -1))[0]))
@@ -203,7 +209,7 @@ class ByLevel:
         for i, delta in enumerate(deltas):
             v = at.v + delta
             prior = -at.border_penalty @ v**2 / 2 - at.border_penalty.sum() * LOG_2PI / 2
-            out[i] = _inner(self.coarse.log_weights(delta, there)).sum() + prior - log_q[i]
+            out[i] = _inner(self.coarse[i // s].log_weights(delta, there)).sum() + prior - log_q[i]
         return out.reshape(c, s)
 
 

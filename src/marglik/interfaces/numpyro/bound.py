@@ -229,8 +229,9 @@ class Bound:
         if len(tries) == 1 or self.program.part is not None:
             return tries[len(tries) // 2]
         found = [evaluate(Laplace(), self.program, t[None]) for t in tries]
-        values = [e.log_value[0] if not e.checks and np.isfinite(e.log_value[0]) else -np.inf for e in found]
-        return tries[int(np.argmax(values)) if np.isfinite(max(values)) else len(tries) // 2]
+        each = [-np.inf if e.checks else float(np.ravel(e.log_value)[0]) for e in found]
+        values = np.nan_to_num(each, nan=-np.inf, posinf=-np.inf)
+        return tries[int(values.argmax()) if np.isfinite(values.max()) else len(tries) // 2]
 
 
 @dataclass(frozen=True, eq=False)
