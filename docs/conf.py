@@ -113,7 +113,7 @@ def methods() -> str:
         ["`method=`", "what it does", "the integral itself", "a lower bound"],
         (
             [f"`{name}`", first_sentence(kind), yes(kind.exact), yes(kind.bound)]
-            for name, kind in EvidenceMethod.registry.items()
+            for name, kind in sorted(EvidenceMethod.registry.items())
         ),
     )
 

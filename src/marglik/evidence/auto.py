@@ -38,7 +38,7 @@ def choose(
         There is no such method, or it cannot be used for this model.
     """
     if asked != "auto" and asked not in EvidenceMethod.registry:
-        known = ["auto", *EvidenceMethod.registry]
+        known = ["auto", *sorted(EvidenceMethod.registry)]
         hint = did_you_mean(asked, known)
         raise ValueError(f"There is no method {asked!r}.{hint} The methods are {', '.join(known)}.")
     settings = {"points": points, "draws": draws, "guide": guide, "samples": samples}

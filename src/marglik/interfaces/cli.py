@@ -117,7 +117,7 @@ def _families() -> list[str]:
 def _methods() -> list[str]:
     from marglik.evidence import EvidenceMethod
 
-    return ["auto", *EvidenceMethod.registry]
+    return ["auto", *sorted(EvidenceMethod.registry)]
 
 
 class Assignment(click.ParamType):
