@@ -16,6 +16,8 @@ from marglik.model import LinearModel
 from marglik.rows import InMemory
 from structures import STRUCTURES, design
 
+collect_ignore_glob = ["data/*"]  # programs there made what lies beside them
+
 
 @pytest.fixture(scope="session", params=STRUCTURES)
 def structure(request):

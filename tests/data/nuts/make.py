@@ -17,7 +17,6 @@ from numpyro.infer import MCMC, NUTS, init_to_uniform
 
 HERE = Path(__file__).parent
 LINE, HALF_LINE = dist.constraints.real, dist.constraints.positive
-numpyro.enable_x64()
 
 
 def flat(name, shape=(), support=LINE):
@@ -64,6 +63,7 @@ RUNS = {
 }
 
 if __name__ == "__main__":
+    numpyro.enable_x64()
     for model, (names, draws) in RUNS.items():
         kernel = NUTS(model, target_accept_prob=0.95, init_strategy=init_to_uniform(radius=0.3))
         runs = MCMC(kernel, num_warmup=2000, num_samples=draws, num_chains=4, chain_method="sequential")
