@@ -197,7 +197,7 @@ BAD = {
     ),
     "a method": (
         ("fit", SLEEP, FORMULA, "--method", "laplce"),
-        "Invalid value for '--method': there is no method 'laplce'. Did you mean 'laplace'? There are auto, annealed, exact, ",
+        "Invalid value for '--method': there is no method 'laplce'. Did you mean 'laplace'? There are auto, annealed, ",
     ),
     "an assignment": (
         ("fit", SLEEP, FORMULA, "--fixed", "sd(noise)"),
