@@ -187,7 +187,7 @@ def _judged(exact: bool, assessed: str | None, found: Approximation | None, reme
     moved = ""
     if found.shift and size >= 5e-4:
         name, shift = _largest(found.shift, 1)[0]
-        moved = f", which moves {name} most, by {abs(shift):.1g} standard errors"
+        moved = f", which moves {name} most, by {abs(shift):.2g} standard errors"
     if found.word == "bad":
         return f"Do not trust the evidence: it is {off}{moved}. {remedy}"
     return f"{own}; the approximation is {found.word}, {off}{moved}."
@@ -199,7 +199,7 @@ def _doubt(found: Consistency | None) -> str:
     name, bias = _largest(found.bias, 1)[0]
     return (
         f" Do not trust the estimates: scores of data simulated from the fit are not centred (p {found.p_value:.1g}), "
-        f"as if {name} were off by {abs(bias):.1g} standard errors."
+        f"as if {name} were off by {abs(bias):.2g} standard errors."
     )
 
 
