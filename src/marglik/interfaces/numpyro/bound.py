@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 HELD, EACH = 128, 4
 """Held draws: so many at least, and so many for each coordinate of the noise."""
+FITTED = 8
+"""So many times as many groups of several draws: few of them, and the guide is fitted to these very draws."""
 FRESH, GROUPS = 2000, 200
 """Fresh draws at a time, in so many groups at least, until the standard error of the bound is small."""
 ERROR, ROUNDS = 0.01, 10
@@ -140,7 +142,7 @@ class Bound:
         """The held noise."""
         size = self.guide.noise(2, np.random.default_rng(0)).shape[1]
         wanted = max(HELD, EACH * size) if size * EACH <= 16 * HELD else HELD
-        groups = max(wanted // self.samples, AT_A_TIME)
+        groups = max(wanted * (FITTED if self.samples > 1 else 1), AT_A_TIME)
         return self._noise(groups + groups % 2, np.random.default_rng([self.seed, 0]), even=True)
 
     @cached_property
