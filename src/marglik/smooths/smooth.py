@@ -28,7 +28,7 @@ class Smooth:
     """f = Xβ with the prior p(β) ∝ exp(−½ Σ_i βᵀS_iβ / s_i²).
 
     In β = N α + R u the weights α are flat, N is an orthonormal basis of what no penalty sees, and R makes all
-    penalties diagonal, RᵀS_iR = diag(D_·i), so that u_j ~ N(0, v_j) with 1/v_j = Σ_i D_ji/s_i². Where no direction is
+    penalties diagonal, RᵀS_iR = diag D[:, i], so that u_j ~ N(0, v_j) with 1/v_j = Σ_i D_ji/s_i². Where no direction is
     seen by two penalties R consists of one R_i for each, with weights u ~ N(0, s_i² I).
 
     mgcv's smoothing parameters are λ_i = σ²/s_i², with σ = 1 outside the Gaussian. β agrees with its coefficients,
@@ -146,7 +146,7 @@ class Smooth:
 
     @property
     def root(self) -> Float[Array, "c r"]:
-        """R with RᵀS_iR = diag(D_·i) for each penalty; the R_i side by side where they do not overlap."""
+        """R with RᵀS_iR = diag D[:, i] for each penalty; the R_i side by side where they do not overlap."""
         return self._joint[0]
 
     @property
