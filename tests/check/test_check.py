@@ -2,7 +2,6 @@
 """The check: importance sampling against brute force, scores of simulated data, and what the verdict comes to."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -91,16 +90,13 @@ def test_order_and_units_do_not_matter():
         np.testing.assert_allclose(two.shift[name], shift, rtol=0, atol=5e-3)
 
 
-def test_a_thousand_levels_take_about_a_second():
+def test_a_thousand_levels_at_once_equal_quadrature():
     data = simulated(counts, 1000, 5, 0.5, 0.6, 6)
     fit = marglik.fit("y ~ 1 + (1 | g)", data, family="poisson", reml=False)
-    start = time.process_time()
-    found = fit.check().approximation
-    assert time.process_time() - start < 5
-    assert found.std_error < 0.05
-    start = time.process_time()
-    checked(fit, quick=True)
-    assert time.process_time() - start < 1
+    truth = Quadrature(25)(fit.model, fit.optimum.theta[0]).log_value
+    for found, error in ((fit.check().approximation, 0.05), (checked(fit, quick=True).approximation, 0.5)):
+        assert abs(found.log_value - truth) < 4 * found.std_error
+        assert found.std_error < error
 
 
 def test_wheeze_is_called_out_and_seeds_are_not(case):

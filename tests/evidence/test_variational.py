@@ -261,8 +261,9 @@ def test_any_scale(problem, inside, name, factor):
     theta[: model.n_prior_theta] *= factor
     found = Variational()(model, theta)
     assert not found.checks
-    far = Normal(found.posterior.mean + 1.0, found.posterior.precision.times(7.0))
-    np.testing.assert_allclose(Variational()(model, theta, far).log_value, found.log_value, rtol=1e-10)
+    for shift, more in ((1.0, 7.0), (10.0, 0.1)):
+        far = Normal(found.posterior.mean + shift, found.posterior.precision.times(more))
+        np.testing.assert_allclose(Variational()(model, theta, far).log_value, found.log_value, rtol=1e-10)
 
 
 @pytest.mark.parametrize("factor", [1e3, 1e6])

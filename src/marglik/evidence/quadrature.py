@@ -148,7 +148,7 @@ class Quadrature(EvidenceMethod):
         sentence = f"the integral {where}is by quadrature with {points} a dimension"
         sentence += f" ({finer.points} move it by {f'{gap:.1g}' if gap > 1e-10 else 'less than 1e-10'} nats)"
         beside = model.groupings and (model.dense or (model.n_flat and not model.flat_in_theta))
-        return sentence + (", but that over all else by Laplace's method, which was not assessed" if beside else "")
+        return sentence + (", but that over all else by Laplace's method" if beside else "")
 
 
 @dataclass(frozen=True, eq=False)

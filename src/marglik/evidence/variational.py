@@ -125,8 +125,12 @@ class Variational(EvidenceMethod):
             trouble = model.improper(at.H) or (trouble and (_improper(model, theta) or trouble))
             value = at.value
         except NotPositiveDefinite:
-            return Evidence(-np.inf, np.full(len(theta), np.nan), checks={"mode": LOST})
+            at, value, trouble = None, -np.inf, LOST
+        if trouble is not None and start is not None:
+            return self(model, theta)
         checks = {} if trouble is None else {"mode": trouble}
+        if at is None:
+            return Evidence(value, np.full(len(theta), np.nan), checks=checks)
         return Evidence(value, lambda: at.gradient, posterior=Gaussian(at.m, at.H, theta, at), checks=checks)
 
     def unsuited(self, model):
@@ -239,7 +243,8 @@ class Point:
         """The point after this step; None where F is not defined there."""
         there = Point(self.model, self.theta, self.m + along, self.w + lacking)
         try:
-            return there if np.isfinite(there.value) and np.isfinite(there.gain) else None
+            with np.errstate(over="ignore", invalid="ignore"):
+                return there if np.isfinite(there.value) and np.isfinite(there.gain) else None
         except NotPositiveDefinite:
             return None
 
