@@ -1,6 +1,8 @@
 # Everything below needs Python >= 3.11 and make, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+# Modules stay compiled whatever the caller's shell says: many tests start a process of their own.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test slow check bench docs lock clean
 

@@ -119,9 +119,14 @@ def named(page):
 
 
 WITH_CODE = [page for page in PAGES if blocks(page)]
+LONG = [DOCS / "explanation" / "monte-carlo.md"]
 
 
-@pytest.mark.parametrize("page", [p for p in WITH_CODE if not needs_numpyro(p)], ids=named)
+def marked(page):
+    return pytest.param(page, marks=pytest.mark.slow) if page in LONG else page
+
+
+@pytest.mark.parametrize("page", [marked(p) for p in WITH_CODE if not needs_numpyro(p)], ids=named)
 def test_pages_run_and_print_what_they_show(page, monkeypatch, tmp_path):
     """The README's blocks that need NumPyro are left out here, and run by the next test."""
     run_page(page, monkeypatch, tmp_path, programs=False)
