@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
 from scipy.stats import chi2, norm
 
 import marglik
@@ -311,3 +311,27 @@ def test_sentences(name):
     call, words = SENTENCES[name]
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_profiles_of_a_program_keep_to_the_supports_of_its_sites():
+    """A negative mean, and a standard deviation in an interval that ends before the profile does."""
+    numpyro = pytest.importorskip("numpyro")
+    y = np.array([-3.0, -5.0, -4.2, -2.8])
+
+    def program(y):
+        mean = numpyro.sample("mean", numpyro.distributions.Normal(0, 10))
+        sd = numpyro.sample("sd", numpyro.distributions.Uniform(0.5, 1.5))
+        numpyro.sample("y", numpyro.distributions.Normal(mean, sd), obs=y)
+
+    found = marglik.fit(program, args=(y,), hyper=["mean", "sd"]).confint(method="profile")
+    top, target = norm.logpdf(y, y.mean(), y.std()).sum(), chi2.ppf(0.95, 1) / 2
+
+    def excess(mean, sd=None):
+        best = np.clip(np.sqrt(np.mean((y - mean) ** 2)), 0.5, 1.5) if sd is None else sd
+        return top - norm.logpdf(y, mean, best).sum() - target
+
+    half = brentq(lambda t: excess(y.mean() + t), 0, 5)
+    np.testing.assert_allclose(found.loc["mean", ["lower", "upper"]], y.mean() + np.array([-half, half]), rtol=1e-4)
+    low = brentq(lambda sd: excess(y.mean(), sd), 0.5, y.std())
+    assert excess(y.mean(), 1.5) < 0
+    np.testing.assert_allclose(found.loc["sd", ["lower", "upper"]], [low, 1.5], rtol=1e-4)

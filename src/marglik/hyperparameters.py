@@ -464,11 +464,10 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
             first[..., i], second[..., i] = support.derivatives(theta[..., i])
         return first, second
 
-    def _range(self, name: str) -> tuple[float, float]:
-        """Between which ends what is reported under this name lies."""
+    def support_of(self, name: str) -> Support:
+        """Where what is reported under this name, or the coordinate of this name, may lie."""
         known = name in self.reported and name not in self.names
-        support = self.reported_supports[self.reported.index(name)] if known else self[self.index(name)].support
-        return support.lower, support.upper
+        return self.reported_supports[self.reported.index(name)] if known else self[self.index(name)].support
 
     def checked(self, values: Mapping[str, float], shape: tuple[int, ...] = ()) -> dict[str, Any]:
         """Values of what is reported as numbers, or arrays of this shape.
@@ -486,7 +485,8 @@ class Hyperparameters(tuple[Hyperparameter, ...]):
             )
         out = {}
         for name, value in values.items():
-            lower, upper = self._range(name)
+            support = self.support_of(name)
+            lower, upper = support.lower, support.upper
             try:
                 x = np.asarray(value, float)
             except (TypeError, ValueError):

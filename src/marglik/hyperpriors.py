@@ -159,6 +159,6 @@ def _given(name: str, prior: Any) -> Hyperprior:
 
 def _default(names: Hyperparameters, name: str) -> Hyperprior:
     if name not in names.names:  # a factor reports it
-        return FLAT_CORRELATION if name.startswith("cor(") else FLAT
+        return FLAT_CORRELATION if np.isfinite(names.support_of(name).upper) else FLAT
     h = names[names.index(name)]
     return FLAT_ROOT if h.unbounded or h.without_end else FLAT

@@ -104,11 +104,6 @@ class Profile:
     optimum: learn.Optimum
     name: str
 
-    @property
-    def correlation(self) -> bool:
-        """Whether it lies between −1 and 1."""
-        return self.name.startswith("cor(")
-
     def drop(self, value: float) -> float:
         """How far the objective falls short of its maximum at the best of the others."""
         asked = self.optimum.free[0] | self.optimum.limit[0]
@@ -117,11 +112,12 @@ class Profile:
 
     def ends(self, estimate: float, se: float, target: float, unit: float) -> tuple[float, float]:
         """Where the drop reaches ``target`` below and above; the end of the support where it never does."""
-        to, back, ends = (np.arctanh, np.tanh, (-1.0, 1.0)) if self.correlation else (np.log, np.exp, (0.0, np.inf))
-        if self.correlation:
-            middle, step = (estimate, 2 * se / (1 - estimate**2)) if abs(estimate) < 1 else (0.9 * estimate, 1.0)
+        support = self.objective.hyperparameters.support_of(self.name)
+        to, back, ends = support.to_unconstrained, support.from_unconstrained, (support.lower, support.upper)
+        if ends[0] < estimate < ends[1]:
+            middle, step = estimate, 2 * se / float(support.derivatives(np.array(estimate))[0])
         else:
-            middle, step = (estimate, 2 * se / estimate) if 0 < estimate < np.inf else (unit, 1.0)
+            middle, step = 0.9 * estimate + 0.05 * sum(ends) if np.isfinite(ends).all() else unit, 1.0
         step = step if np.isfinite(step) and 0 < step < 5 else 1.0
         found = []
         for sign, end in zip((-1, 1), ends, strict=True):

@@ -378,7 +378,7 @@ def check_grouping(
         n = int(np.count_nonzero(np.bincount(grouped.codes)))
         if n == 1:
             one = len(grouped.reported_names) == 1
-            given = {name: 0.0 if name.startswith("cor(") else 1.0 for name in grouped.reported_names}
+            given = {name: float(i < len(grouped.coefficients)) for i, name in enumerate(grouped.reported_names)}
             raise ValueError(
                 f"Grouping factor {grouped.group!r} has one level only, {grouped.levels[0]!r}, so how its levels "
                 f"differ cannot be learned. Leave out {term.label}, or hold {'its scale' if one else 'all of it'}: "

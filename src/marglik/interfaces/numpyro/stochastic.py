@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Stochastic gradients of a program's lower bound, in its guide and its hyperparameters together: NumPyro's SVI.
+"""Stochastic gradients of a program's lower bound, in its guide and its hyperparameters together: NumPyro's SVI, optax.
 
 Steps come in blocks, each one compiled loop. At one step size the bound rises until two blocks in a row do no better,
 by their means and Monte Carlo errors, than those before; then steps are made shorter. At the last size the iterates of
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import optax
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.infer import SVI, RenyiELBO, Trace_ELBO
-from numpyro.optim import Adam
 
 from marglik.interfaces.numpyro import derivatives
 from marglik.interfaces.numpyro.compiling import Staged, x64
@@ -86,7 +86,7 @@ def _compiled(
 
     def svi(rate: Any) -> SVI:
         loss = Trace_ELBO(PARTICLES) if bound.samples == 1 else RenyiELBO(0.0, bound.samples)
-        return SVI(model, bound.guide.function, Adam(rate), loss)
+        return SVI(model, bound.guide.function, optax.adam(rate), loss)
 
     share = np.where(whole, (theta - floor) / width, 0.5)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -115,7 +115,7 @@ def _compiled(
         (state, total), values = jax.lax.scan(step, (state, none), None, length=BLOCK)
         return jax.tree.leaves(state), values, jax.tree.map(lambda x: x / BLOCK, total)
 
-    run = Staged.of(block, jnp.asarray(0.0), *leaves).compiled(derivatives.plain)
+    run = Staged.of(block, (), *leaves).compiled(derivatives.plain)
 
     def read(mean: dict[str, Any]) -> tuple[Array, Array]:
         with x64():
