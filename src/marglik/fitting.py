@@ -12,6 +12,7 @@ import numpy as np
 
 from marglik import learn
 from marglik.evidence import EvidenceMethod, choose
+from marglik.evidence.base import apart
 from marglik.fitted import Fit
 from marglik.hyperparameters import Hyperparameters
 from marglik.model import LinearModel, Model
@@ -233,20 +234,23 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
     """The best of the maxima reached from the best starts, and from zero for each scale."""
     starts = np.asarray(starts, float)
     starts = starts[:, None] if starts.ndim == 2 else starts
-    warm = None
+    set_out = [(starts[0], None)]
     if len(starts) > 1:
         found = [objective.evidence(s) for s in starts]
         values = [np.ravel(e.log_value)[0] if "mode" not in e.checks else -np.inf for e in found]
         if not np.isfinite(max(values)):
             why = next((e.checks["mode"] for e in found if "mode" in e.checks), "It is not finite at any start value.")
             raise ValueError(f"The evidence could not be computed. {why}")
-        first = int(np.argmax(values))
-        starts, warm = starts[[first]], found[first].posterior
-    tries = [learn.maximise(objective, starts[0], free, warm)]
+        first = [int(np.argmax(values))]
+        if objective.model.several_maxima:
+            first = apart(objective.hyperparameters.unconstrain(starts[:, 0]), values)
+        set_out = [(starts[i], found[i].posterior) for i in first]
+    tries = [learn.maximise(objective, start, free, warm) for start, warm in set_out]
     rng = np.random.default_rng(seed)
     for _ in range(restarts):
-        moved = objective.hyperparameters.unconstrain(starts[0]) + 2 * rng.standard_normal(starts[0].shape)
-        there = np.where(free, objective.hyperparameters.constrain(moved), starts[0])
+        start = set_out[0][0]
+        moved = objective.hyperparameters.unconstrain(start) + 2 * rng.standard_normal(start.shape)
+        there = np.where(free, objective.hyperparameters.constrain(moved), start)
         tries.append(learn.maximise(objective, there, free))
     best = max(tries, key=lambda o: o.value[0])
     check_scatter(objective.hyperparameters, best.theta[0])

@@ -58,6 +58,11 @@ class Model(ABC):
         return False
 
     @property
+    def several_maxima(self) -> bool:
+        """Whether the evidence has more than one maximum as a rule; see `LinearModel`."""
+        return False
+
+    @property
     def working(self) -> Model:
         """The same integral over as few weights as the rows can tell apart; see `LinearModel`."""
         return self

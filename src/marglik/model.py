@@ -338,6 +338,11 @@ class LinearModel(Model):
             and sum(term.n_weights for term in self.dense) >= self.rows.n
         )
 
+    @property
+    def several_maxima(self) -> bool:
+        """Whether weights are correlated, as smoothly as their length scales say."""
+        return any(term.kernel for term in self.dense)
+
     @cached_property
     def reduced(self) -> Gram:
         """What a model with several scales of dense columns keeps of its rows."""

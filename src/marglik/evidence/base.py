@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -139,6 +139,21 @@ class EvidenceMethod(ABC):
     def starts(self, model: Model, theta: Float[Array, "k"], free: Array) -> Float[Array, "s *V k"]:
         """Values of θ from which learning may set out; coordinates that are not free stay as given."""
         return np.where(free, model.start_theta(), theta)
+
+
+MOST_CLIMBS, BESIDE = 3, 1.8
+"""From so many starts the evidence is climbed, none of them closer than this to a better one in every coordinate of φ."""
+FAR_BELOW = 20.0
+"""A start that is lower than the best by so many nats is not climbed from."""
+
+
+def apart(phi: Float[Array, "s k"], values: Sequence[float], far: float = FAR_BELOW) -> list[int]:
+    """Which starts to climb from, the best first."""
+    kept: list[int] = []
+    for i in map(int, np.argsort(-np.asarray(values), kind="stable")):
+        if values[i] > max(values) - far and not any(np.abs(phi[i] - phi[j]).max() < BESIDE for j in kept):
+            kept.append(i)
+    return kept[:MOST_CLIMBS]
 
 
 def first_weights(model: Model, theta: Float[Array, "k"], start: Any) -> Float[Array, "p"]:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from marglik.evidence.base import Evidence
+from marglik.evidence.base import Evidence, apart
 from marglik.likelihoods import LOG_2PI
 
 if TYPE_CHECKING:
@@ -333,7 +333,9 @@ def maxima(model: LinearModel, theta: Float[Array, "k"], free: Array) -> Float[A
     ends: list[Point] = []
     curvatures: list[Array] = []
     escaped = -np.inf
-    for start in _peaks([p for p in looked if p is not None]):
+    looked_at = [p for p in looked if p is not None]
+    for i in apart(np.array([p.z for p in looked_at]), [p.value for p in looked_at], np.inf):
+        start = looked_at[i]
         here = some.at(start.z)
         assert here is not None
         found = some.climbed(here, some.curvature(here), inside)
@@ -362,12 +364,3 @@ def maxima(model: LinearModel, theta: Float[Array, "k"], free: Array) -> Float[A
     if any(p is None or p.theta[-1] <= EXACT * model.response_scale for p in landed):
         return none
     return np.array([p.theta for p in landed if p is not None])
-
-
-def _peaks(points: list[Point]) -> list[Point]:
-    """Those of which none nearby is higher: at a neighbouring noise or length scale."""
-    out: list[Point] = []
-    for p in sorted(points, key=lambda p: -p.value):
-        if not any(np.abs(p.z - q.z).max() < 1.8 for q in out):
-            out.append(p)
-    return out[:3]

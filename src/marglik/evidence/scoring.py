@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from marglik.evidence.base import Peak
+from marglik.evidence.base import Peak, apart
 from marglik.evidence.held import Approach, Held, Scales, approach
 from marglik.evidence.slopes import Slopes
 from marglik.hyperparameters import Positive
@@ -49,6 +49,10 @@ KNOWN = 30.0
 """A scale whose logarithm the data tell with less information is compared with none at all."""
 CLEAR = 3.0
 """No closer look where zero costs more nats with W held."""
+DISTINCT = 1e-3
+"""Maxima closer in every positive coordinate, in logarithms, are one."""
+BEYOND = 1.0
+"""Nats that are allowed for what a climb that leaves the inside may gain after that."""
 LOCAL = 0.5
 """A longer step in φ says little of the curvature at its end."""
 PROBE = 1e-3
@@ -72,10 +76,11 @@ def interior_maximum(method: EvidenceMethod, model: Model, theta: Float[Array, "
     search = _Search(method, model, theta, free)
     if not search.start[search.positive].all():
         return None
-    found = search.climbed()
-    if found is None or search.rises_from_zero(found) or search.better_without_a_scale(found):
+    best, *others = search.maxima() or (None,)
+    if best is None or search.rises_from_zero(best) or search.better_without_a_scale(best):
         return None
-    return Peak(found.theta[None], Gaussian(found.posterior.near(found.theta), found.posterior.precision))
+    lower = np.array([point.theta for point in others]) if others else None
+    return Peak(best.theta[None], Gaussian(best.posterior.near(best.theta), best.posterior.precision), lower)
 
 
 class Near(NamedTuple):
@@ -122,32 +127,36 @@ class _Search:
         ratio = theta[self.positive & self.free] / self.units[self.positive & self.free]
         return bool(np.all((ratio > INSIDE) & (ratio < 1 / INSIDE)))
 
-    def set_out(self) -> Point | None:
-        """The first point: where steps with W held lead, or the middle.
+    def set_out(self) -> list[Point]:
+        """The first points: where steps with W held lead, or the starts.
 
-        For flat weights in θ one step from the middle with these weights integrated.
+        For flat weights in θ one step from the starts with these weights integrated.
         """
         if not self.model.flat_in_theta or not self.model.n_flat:
             found = approach(self.model, self.start, self.free)
-            return self.best_start() if found is None else self.approached(found)
+            points = self.starts() if found is None else [self.approached(found)]
+            return [point for point in points if point is not None]
         joint, k = self.model.with_flat_in_theta(False), len(self.names) - self.model.n_flat
         search = _Search(self.method, joint, self.start[:k], self.free[:k])
-        here = search.at(search.start, None)
-        if here is None:
-            return None
+        points = (self.with_flat(search, here) for here in search.starts())
+        return [point for point in points if point is not None]
+
+    def with_flat(self, search: _Search, here: Point) -> Point | None:
+        """One step on from where flat weights were integrated."""
         step = search.step(here, here.information + search.own_curvature(here), RADIUS)[0]
         theta = search.moved(here.theta, step)
-        top, bottom = joint.compact(here.theta).columns.split(here.posterior.near(theta))
+        top, bottom = search.model.compact(here.theta).columns.split(here.posterior.near(theta))
         flat, rest = np.split(bottom, [self.model.n_flat])
         warm = Gaussian(np.concatenate([top.reshape(-1), rest]), here.posterior.precision)
         return self.at(np.where(self.free, np.concatenate([theta, flat]), self.start), warm)
 
-    def best_start(self) -> Point | None:
-        """The middle; for correlated weights, whose evidence has several maxima as a rule, the best of all starts."""
-        if not any(term.kernel for term in self.model.dense):
-            return self.at(self.start, None)
-        tried = (self.at(np.where(self.free, theta, self.start), None) for theta in self.model.start_theta())
-        return max((point for point in tried if point is not None), key=lambda p: p.value, default=None)
+    def starts(self) -> list[Point]:
+        """The middle; for correlated weights, whose evidence has several maxima as a rule, the best that lie apart."""
+        thetas = self.model.start_theta() if self.model.several_maxima else [self.start]
+        tried = (self.at(np.where(self.free, theta, self.start), None) for theta in thetas)
+        points = sorted((point for point in tried if point is not None), key=lambda p: -p.value)
+        kept = apart(self.names.unconstrain(np.array([p.theta for p in points])), [p.value for p in points])
+        return [points[i] for i in kept]
 
     def approached(self, found: Approach) -> Point | None:
         """The point that steps with W held lead to; scales that they set to zero are held there."""
@@ -180,20 +189,32 @@ class _Search:
         step[self.free] = shrink * part
         return step, float(g @ part) * shrink * (1 - shrink / 2), bool((d > 0).all())
 
-    def climbed(self) -> Point | None:
-        """The point where the next step is no longer than `CLOSE`, with that step taken."""
-        here = self.set_out()
-        if here is None:
-            return None
+    def maxima(self) -> list[Point]:
+        """The distinct maxima that are met, the best first; none where a better one may lie at an end of the support."""
+        out: list[Point] = []
+        left = -np.inf
+        for start in self.set_out():
+            found, inside = self.climbed(start)
+            if not inside:
+                left = max(left, found.value)
+            elif not any(
+                np.abs(np.log(found.theta / p.theta)[self.free & self.positive]).max() < DISTINCT for p in out
+            ):
+                out.append(found)
+        out.sort(key=lambda p: -p.value)
+        return out if out and left + BEYOND < out[0].value else []
+
+    def climbed(self, here: Point) -> tuple[Point, bool]:
+        """The point where the next step is no longer than `CLOSE`, with that step taken; or the last, not inside."""
         A, radius, close = self.first_correction(here), RADIUS, CLOSE_HELD if self.knows_held else CLOSE
         for _ in range(MOST):
             step, gain, concave = self.step(here, here.information + A, radius)
             there = self.moved(here.theta, step)
             if not self.inside(there):
-                return None
+                return here, False
             length = np.abs(step).max()
             if length < close:
-                return here._replace(theta=there) if concave else None
+                return (here._replace(theta=there), True) if concave else (here, False)
             new = self.at(there, here.posterior)
             if new is None or new.value < here.value + 1e-4 * gain - 1e-11 * abs(here.value):
                 radius = length / 4
@@ -207,7 +228,7 @@ class _Search:
                 radius *= 2
             if new.value >= here.value + 1e-4 * gain - 1e-11 * abs(here.value):
                 here = new
-        return None
+        return here, False
 
     def held(self, here: Point) -> Held:
         """The evidence with W held at this point's mode."""

@@ -152,14 +152,16 @@ def _move(
     """One move of Hamiltonian Monte Carlo, with steps of random length; and the share accepted."""
     z = rng.standard_normal(W.shape)
     step = stage.step * rng.uniform(*STEPS, (len(W), 1))
-    X, there = W, here
+    X = W
     with np.errstate(all="ignore"):  # what runs off is not accepted
         energy = here.reference + stage.t * here.potential - np.sum(z**2, axis=1) / 2
-        z = z + step / 2 * (there.slope @ stage.half)
+        z = z + step / 2 * (here.slope @ stage.half)
         for left in reversed(range(stage.leaps)):
             X = X + step * (z @ stage.half.T)
-            there = path.at(X, stage.t)
-            z = z + (step if left else step / 2) * (there.slope @ stage.half)
+            if left:
+                z = z + step * (path.slope(X, stage.t) @ stage.half)
+        there = path.at(X, stage.t)
+        z = z + step / 2 * (there.slope @ stage.half)
         gain = there.reference + stage.t * there.potential - np.sum(z**2, axis=1) / 2 - energy
         chance = np.where(np.isnan(gain), 0.0, np.exp(np.minimum(gain, 0.0)))
     yes = rng.random(len(W)) < chance

@@ -56,6 +56,9 @@ class Bernoulli(Likelihood):
     def derivatives(self, y, eta, theta):
         return LINKS[self.link].derivatives(y, 1, eta)
 
+    def slope(self, y, eta, theta):
+        return LINKS[self.link].slope(y, 1, eta)
+
     def theta_derivatives(self, y, eta, theta):
         return []
 
@@ -148,6 +151,9 @@ class Binomial(Likelihood):
 
     def derivatives(self, y, eta, theta):
         return LINKS[self.link].derivatives(y, self.trials, eta)
+
+    def slope(self, y, eta, theta):
+        return LINKS[self.link].slope(y, self.trials, eta)
 
     def theta_derivatives(self, y, eta, theta):
         return []

@@ -49,6 +49,9 @@ class Poisson(Likelihood):
     def log_kernel(self, y, eta, theta):
         return y * eta - exp(eta)
 
+    def slope(self, y, eta, theta):
+        return y - exp(eta)
+
     def derivatives(self, y, eta, theta):
         rate = exp(eta)
         return y - rate, -rate, -rate

@@ -41,6 +41,10 @@ class ProbabilityLink(ABC):
     def derivatives(self, k: Array, n: Numbers, eta: Array) -> Derivatives:
         """ℓ′, ℓ″, ℓ‴."""
 
+    def slope(self, k: Array, n: Numbers, eta: Array) -> Array:
+        """ℓ′, to the rounding of n."""
+        return self.derivatives(k, n, eta)[0]
+
     @abstractmethod
     def information(self, eta: Array) -> Array:
         """p′² / p(1 − p), what one trial is expected to say about η."""
@@ -62,6 +66,10 @@ class Logit(ProbabilityLink):
         p, q = self.both(eta)
         second = -n * p * q
         return k * q - (n - k) * p, second, second * (q - p)
+
+    def slope(self, k, n, eta):
+        with np.errstate(over="ignore"):
+            return k - n / (1 + exp(-eta))
 
     def information(self, eta):
         p, q = self.both(eta)

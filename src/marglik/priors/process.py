@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 REACHES = (0.03, 0.1, 0.3, 1.0)
 """Length scales from which learning may set out, as shares of the range of the inputs."""
+SIZES = (1.0, 0.3)
+"""Scales from which it may set out, as multiples of the natural one."""
 FARTHEST = 1e6
 """Beyond this multiple of its unit a parameter is at its limit, to rounding."""
 ROUNDING = 1e-15
@@ -237,7 +239,7 @@ class GaussianProcess(Term):
         each = [
             np.where(lengths, share * self._units, self._of.values) for share in (REACHES if lengths.any() else (1.0,))
         ]
-        return np.array([[scale * self._unit(p), *p] for p in each])
+        return np.array([[size * scale * self._unit(p), *p] for size in SIZES for p in each])
 
     def __getstate__(self):
         """Without what was kept on the way."""

@@ -232,6 +232,8 @@ def _check_slopes(likelihood: Likelihood, y: Array, eta: float, theta: Array, wh
     agree(parts, density, 1e-12, f"{where}: log_kernel and log_base do not add up", 1 + np.abs(density))
     fits = len(given) == 3 and all(np.shape(d) == y.shape for d in given)
     require(fits, f"{where}: derivatives must be three arrays of the shape of y, {y.shape}.")
+    slope = likelihood.slope(y, at, theta)
+    agree(slope, given[0], 1e-12, f"{where}: slope is not the first derivative", 1 + np.abs(y) + np.abs(given[0]))
     crossed = likelihood.log_density(y[:, None], at[None, :2], theta)
     fits = np.shape(crossed) == (len(y), 2)
     require(

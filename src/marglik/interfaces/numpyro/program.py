@@ -24,7 +24,7 @@ from marglik.interfaces.numpyro.sites import BadProgram, Call, Partial, sorted_s
 from marglik.interfaces.numpyro.theta import Theta
 from marglik.linalg import Arrow
 from marglik.model import Model
-from marglik.paths import Along, GaussianPath, Path
+from marglik.paths import Along, GaussianPath, Joint, Path
 from marglik.posterior import Gaussian
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Program(Model):
     def path(self, theta, around=None):
         path = ProgramPath(self, theta)
         if around is not None:
-            return GaussianPath(path.joint, around.mean, around.precision)
+            return GaussianPath(ProgramJoint(path), around.mean, around.precision)
         try:
             self.prior_draws(theta, 1)
         except BadProgram:
@@ -306,9 +306,15 @@ class ProgramPath(Path):
         both = _by_chunks(lambda part, theta: self.model.densities.tempered(part, float(t), theta), W, self.theta)
         return Along(both[:, 0], both[:, 1], both[:, 2:])
 
-    def joint(self, W: Float[Array, "N p"]) -> tuple[Float[Array, "N"], Float[Array, "N p"]]:
-        """log p(y, w|θ) and its gradient, for every row w of W."""
-        here = self.at(W, 1.0)
+
+@dataclass(frozen=True, eq=False)
+class ProgramJoint(Joint):
+    """log p(y, w|θ) of a program: the end of its path."""
+
+    path: ProgramPath
+
+    def __call__(self, W):
+        here = self.path.at(W, 1.0)
         return here.reference + here.potential, here.slope
 
 
