@@ -478,6 +478,10 @@ FAULTS = {
         _changed(P, deviance=lambda y, eta, theta: P.deviance(y, eta, theta) + 1e-4),
         "deviance is not twice the distance",
     ),
+    "slope": (
+        _changed(P, slope=lambda y, eta, theta: P.slope(y, eta, theta) * (1 + 1e-9)),
+        "slope is not the first derivative",
+    ),
     "base": (_changed(P, log_base=lambda y: 0.0 * y), "log_kernel and log_base do not add up"),
     "draws": (
         _changed(G, sample=lambda eta, theta, rng: G.sample(eta, theta, rng) * 1.05),
@@ -496,6 +500,7 @@ FAULTS = {
             P,
             log_density=lambda y, eta, theta: T.log_density(y, eta, [1.0, 2.0]),
             derivatives=lambda y, eta, theta: T.derivatives(y, eta, [1.0, 2.0]),
+            slope=lambda y, eta, theta: T.slope(y, eta, [1.0, 2.0]),
         ),
         "declared concave, but the second derivative is",
     ),

@@ -13,6 +13,7 @@ import numpy as np
 from marglik.evidence.base import Evidence, EvidenceMethod, evaluate
 from marglik.hyperparameters import Hyperparameters, Positive
 from marglik.model import Model
+from marglik.progress import tell
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -72,7 +73,9 @@ class Objective:
 
     def evidence(self, theta: Float[Array, "V k"], warm: Any = None) -> Evidence:
         """The evidence alone."""
-        return evaluate(self.method, self.model, theta, warm)
+        e = evaluate(self.method, self.model, theta, warm)
+        tell(e.log_value)
+        return e
 
     def evaluate(
         self, theta: Float[Array, "V k"], warm: Any = None, bend: bool = True

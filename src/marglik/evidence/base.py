@@ -142,7 +142,7 @@ class EvidenceMethod(ABC):
 
 
 MOST_CLIMBS, BESIDE = 3, 1.8
-"""From so many starts the evidence is climbed, none of them closer than this to a better one in every coordinate of φ."""
+"""From so many starts the evidence is climbed, none of them closer than this to a better one in every φ_k."""
 FAR_BELOW = 20.0
 """A start that is lower than the best by so many nats is not climbed from."""
 

@@ -356,11 +356,11 @@ def maxima(model: LinearModel, theta: Float[Array, "k"], free: Array) -> Float[A
         if any(found is None for found in climbs):
             return none
         ends = [found[0] for found in climbs if found is not None]
-    apart: list[Point] = []
+    distinct: list[Point] = []
     for p in sorted(ends, key=lambda p: -p.value):
-        if not any(np.abs(p.z - q.z).max() < DISTINCT for q in apart):
-            apart.append(p)
-    landed = [p if n <= FEW else every.at(p.z, slope=False) for p in apart]
+        if not any(np.abs(p.z - q.z).max() < DISTINCT for q in distinct):
+            distinct.append(p)
+    landed = [p if n <= FEW else every.at(p.z, slope=False) for p in distinct]
     if any(p is None or p.theta[-1] <= EXACT * model.response_scale for p in landed):
         return none
     return np.array([p.theta for p in landed if p is not None])

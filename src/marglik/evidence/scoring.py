@@ -27,6 +27,7 @@ from marglik.hyperparameters import Positive
 from marglik.linalg import Arrow
 from marglik.model import LinearModel
 from marglik.posterior import Gaussian
+from marglik.progress import tell
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -111,6 +112,7 @@ class _Search:
     def at(self, theta: Float[Array, "k"], warm: Any) -> Point | None:
         """Value, gradient and information in φ; None where there is no mode."""
         e = self.method(self.model, theta, warm)
+        tell(e.log_value)
         if e.checks or not np.isfinite(e.log_value):
             return None
         first = np.where(self.free, self.names.derivatives(theta[None])[0][0], 0.0)
@@ -190,19 +192,22 @@ class _Search:
         return step, float(g @ part) * shrink * (1 - shrink / 2), bool((d > 0).all())
 
     def maxima(self) -> list[Point]:
-        """The distinct maxima that are met, the best first; none where a better one may lie at an end of the support."""
+        """The distinct maxima that are met, the best first; none where a better one may lie at an end."""
         out: list[Point] = []
         left = -np.inf
         for start in self.set_out():
             found, inside = self.climbed(start)
             if not inside:
                 left = max(left, found.value)
-            elif not any(
-                np.abs(np.log(found.theta / p.theta)[self.free & self.positive]).max() < DISTINCT for p in out
-            ):
+            elif not any(self.same(found, other) for other in out):
                 out.append(found)
         out.sort(key=lambda p: -p.value)
         return out if out and left + BEYOND < out[0].value else []
+
+    def same(self, one: Point, other: Point) -> bool:
+        """Whether two maxima are one."""
+        asked = self.free & self.positive
+        return bool(np.all(np.abs(np.log(one.theta[asked] / other.theta[asked])) < DISTINCT))
 
     def climbed(self, here: Point) -> tuple[Point, bool]:
         """The point where the next step is no longer than `CLOSE`, with that step taken; or the last, not inside."""

@@ -148,8 +148,8 @@ class Variational(EvidenceMethod):
         return super().starts(model, theta, free) if own is None else own.starts(theta, free)
 
     def maximum(self, model, theta, free):
-        grouped = isinstance(model, LinearModel) and model.groupings
-        return interior_maximum(self, model, theta, free) if grouped else None
+        scored = isinstance(model, LinearModel) and (model.groupings or model.several_maxima)
+        return interior_maximum(self, model, theta, free) if scored else None
 
     def assessed(self, model, theta, start=None):
         if self._own(model) is not None:

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from marglik.fitted import Fit
 from marglik.fitting import fit_model
 from marglik.interfaces.families import likelihood_of
 from marglik.likelihoods import Likelihood
-from marglik.model import LinearModel
+from marglik.model import LinearModel, Model
+from marglik.progress import listening
 from marglik.validate import check_flag
+
+if TYPE_CHECKING:
+    from marglik.newrows import Source
 
 
 def fit(
@@ -89,7 +94,8 @@ def fit(
     seed
         For restarts, and for methods that draw.
     progress
-        Reserved.
+        True for a line in the terminal while θ is learned, or a function that is called with the number of evaluations
+        of the evidence so far and the last log evidence (summed over targets), where θ̂ is searched for step by step.
 
     Returns
     -------
@@ -115,43 +121,26 @@ def fit(
     """
     if (guide is not None or samples is not None) and isinstance(model, str | LinearModel):
         raise ValueError("guide= and samples= are for NumPyro programs; leave them out.")
+    described: Described
     if isinstance(model, str):
-        return _fit_formula(
-            model,
-            data,
-            family,
-            method,
-            reml,
-            link,
-            weights,
-            fixed,
-            hyperprior,
-            missing,
-            select,
-            points,
-            draws,
-            restarts,
-            seed,
-        )
-    if isinstance(model, LinearModel):
+        described = _formula(model, data, family, link, reml, weights, missing, select)
+    elif isinstance(model, LinearModel):
         if data is not None or weights is not None:
             raise ValueError("A LinearModel holds its own data and weights; leave data= and weights= out.")
-        return fit_model(
-            model,
-            method=method,
-            fixed=fixed,
-            hyperprior=hyperprior,
-            restarts=restarts,
-            seed=seed,
-            points=points,
-            draws=draws,
-        )
-    if callable(model):
+        described = Described(model)
+    elif callable(model):
         from marglik.interfaces.numpyro import program
 
         translated = program(model, tuple(args), dict(kwargs or {}), tuple(hyper))
+        described = Described(translated, notes=translated.notes)
+    else:
+        raise ValueError(
+            f"model must be a formula, a LinearModel or a NumPyro program, but is a {type(model).__name__}. A formula "
+            "looks like 'y ~ x + (1 | g)'."
+        )
+    with _listening(progress):
         return fit_model(
-            translated,
+            described.model,
             method=method,
             fixed=fixed,
             hyperprior=hyperprior,
@@ -161,31 +150,29 @@ def fit(
             draws=draws,
             guide=guide,
             samples=samples,
-            notes=translated.notes,
+            source=described.source,
+            notes=described.notes,
         )
-    raise ValueError(
-        f"model must be a formula, a LinearModel or a NumPyro program, but is a {type(model).__name__}. A formula "
-        "looks like 'y ~ x + (1 | g)'."
-    )
 
 
-def _fit_formula(
+class Described(NamedTuple):
+    """A model, where its rows come from, and what to say of them."""
+
+    model: Model
+    source: Source | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _formula(
     text: str,
     data: Any,
     family: str | Likelihood,
-    method: str,
-    reml: bool,
     link: str | None,
+    reml: bool,
     weights: Any,
-    fixed: Mapping[str, float] | None,
-    hyperprior: Mapping[str, Any] | bool | None,
     missing: str,
     select: bool,
-    points: int | None,
-    draws: int | None,
-    restarts: int,
-    seed: int,
-) -> Fit:
+) -> Described:
     from marglik.interfaces import formula
 
     likelihood = likelihood_of(family, link)
@@ -197,15 +184,29 @@ def _fit_formula(
     )
     if isinstance(family, str):
         source = formula.reset(source, family=family, reml=reml)
-    return fit_model(
-        model,
-        method=method,
-        fixed=fixed,
-        hyperprior=hyperprior,
-        restarts=restarts,
-        seed=seed,
-        points=points,
-        draws=draws,
-        source=source,
-        notes=notes,
-    )
+    return Described(model, source, notes)
+
+
+@contextmanager
+def _listening(progress: Any) -> Iterator[None]:
+    """The caller, or a line in the terminal, hears how learning gets on."""
+    if progress is None or progress is False:
+        yield
+    elif progress is True:
+        from rich.console import Console
+
+        with Console(stderr=True).status("learning") as line:
+
+            def show(evaluations: int, log_evidence: float) -> None:
+                line.update(f"{evaluations} evaluations of the evidence, the last {log_evidence:.4f} nats")
+
+            with listening(show):
+                yield
+    elif callable(progress):
+        with listening(progress):
+            yield
+    else:
+        raise ValueError(
+            "progress must be True, for a line in the terminal, or a function of the number of evaluations and of the "
+            f"log evidence, but is {progress!r}."
+        )

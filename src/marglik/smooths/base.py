@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+    from marglik.pieces import Pieces
+
 Covariates = Sequence["Array"]
 """One column a covariate, in the order of the smooth's names."""
 
@@ -101,9 +103,9 @@ class SmoothBasis(ABC):
     def design(self, x: Covariates) -> Float[Array, "n k"]:
         """b_j at each row, inside the range of the data or outside."""
 
-    def combined(self, M: Float[Array, "k c"]) -> Callable[[Covariates], Float[Array, "n c"]]:
-        """XM of covariates: combinations of the functions, where a basis can, without these functions."""
-        return lambda x: self.design(x) @ M
+    def pieces(self, x: Covariates) -> Pieces | None:
+        """The same as `design`, not evaluated, where functions are polynomials between breaks of one covariate."""
+        return None
 
     def unseen(self, x: Covariates) -> Float[Array, "n"]:
         """Prior variance of f at each row, for s = 1, that is due to levels which the data do not have."""

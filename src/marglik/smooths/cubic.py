@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from marglik.pieces import Polynomials
 from marglik.smooths.base import NamedBasis, extended
 from marglik.smooths.knots import check_inside, check_number, check_reached, placed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
-
-    from marglik.smooths.base import Covariates
 
 
 def _roughness(knots: Float[Array, "k"], curvature: Float[Array, "k c"]) -> Float[Array, "c c"]:
@@ -73,14 +72,10 @@ class Cubic(NamedBasis):
         return CubicSpline(self.knots, np.eye(len(self.knots)), bc_type="natural")
 
     def design(self, x):
-        return self._values(self._curve, x)
+        return extended(self._curve, lambda at: self._curve(at, 1), x[0], self.knots[0], self.knots[-1])
 
-    def combined(self, M):
-        curve = CubicSpline(self.knots, M, bc_type="natural")
-        return lambda x: self._values(curve, x)
-
-    def _values(self, curve: CubicSpline, x: Covariates) -> Float[Array, "n c"]:
-        return extended(curve, lambda at: curve(at, 1), x[0], self.knots[0], self.knots[-1])
+    def pieces(self, x):
+        return Polynomials.spline(self._curve, 3, self.knots, straight=True).at(x[0])
 
     @cached_property
     def penalties(self):
@@ -138,8 +133,15 @@ class Cyclic(NamedBasis):
         return False
 
     def design(self, x):
+        return self._curve(self._phase(x[0]))
+
+    def pieces(self, x):
+        return Polynomials.spline(self._curve, 3, self.knots, straight=False).at(self._phase(x[0]))
+
+    def _phase(self, x: Float[Array, "n"]) -> Float[Array, "n"]:
+        """In the period between the outer knots."""
         lower, upper = self.knots[0], self.knots[-1]
-        return self._curve(lower + (x[0] - lower) % (upper - lower))
+        return lower + (x - lower) % (upper - lower)
 
     @cached_property
     def penalties(self):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.interpolate import BSpline
 
+from marglik.pieces import Polynomials
 from marglik.smooths.base import Asked, NamedBasis, extended
 from marglik.smooths.knots import check_inside, check_number
 
@@ -77,6 +78,10 @@ class PSpline(NamedBasis):
     def design(self, x):
         lower, upper = self.knots[self.degree], self.knots[-self.degree - 1]
         return extended(self._curve, lambda at: self._curve(at, 1), x[0], lower, upper)
+
+    def pieces(self, x):
+        inner = self.knots[self.degree : len(self.knots) - self.degree]
+        return Polynomials.spline(self._curve, self.degree, inner, straight=True).at(x[0])
 
     @cached_property
     def penalties(self):

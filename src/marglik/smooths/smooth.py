@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+    from marglik.pieces import Pieces
+
 SEEN = 1e-11
 """A penalty that sees a smaller share of a direction does not see it."""
 
@@ -86,26 +88,37 @@ class Smooth:
 
     def design(self, data: Mapping[str, Any]) -> Float[Array, "n c"]:
         """X at the data of the fit, or at new ones."""
-        return self._times_by(centred(self.basis.design(self._covariates(data)), self.constraint), data)
+        X, by = centred(self.basis.design(self._covariates(data)), self.constraint), self._multiplier(data)
+        return X if by is None else X * by[:, None]
 
     def parts(self, data: Mapping[str, Any]) -> tuple[Float[Array, "n f"], Float[Array, "n r"]]:
         """XN and XR."""
-        M = uncentred(np.column_stack([self.null, self.root]), self.constraint)
-        x, values = self._covariates(data), self.basis.combined(M)
+        flat, own = self.split(data)
+        return flat, np.asarray(own)
+
+    def split(self, data: Mapping[str, Any]) -> tuple[Float[Array, "n f"], Float[Array, "n r"] | Pieces]:
+        """The same, with XR not evaluated where it consists of polynomials between breaks."""
+        M, f = uncentred(np.column_stack([self.null, self.root]), self.constraint), self.null_dimension
+        x, by = self._covariates(data), self._multiplier(data)
+        pieces = self.basis.pieces(x)
+        if pieces is not None:
+            pieces = pieces if by is None else pieces.times(by)
+            return np.asarray(pieces.combined(M[:, :f])), pieces.combined(M[:, f:])
         both = np.empty((len(x[0]), M.shape[1]), order="F")
         for i in range(0, len(both), RUN):
-            both[i : i + RUN] = values([column[i : i + RUN] for column in x])
-        both = self._times_by(both, data)
-        return both[:, : self.null_dimension], both[:, self.null_dimension :]
+            both[i : i + RUN] = self.basis.design([column[i : i + RUN] for column in x]) @ M
+        both = both if by is None else both * by[:, None]
+        return both[:, :f], both[:, f:]
 
     def _covariates(self, data: Mapping[str, Any]) -> list[Array]:
         return [np.asarray(data[name]) for name in self.names]
 
-    def _times_by(self, X: Float[Array, "n c"], data: Mapping[str, Any]) -> Float[Array, "n c"]:
+    def _multiplier(self, data: Mapping[str, Any]) -> Float[Array, "n"] | None:
+        """What `by` multiplies rows with."""
         if self.by is None:
-            return X
+            return None
         by = np.asarray(data[self.by])
-        return X * (by if self.level is None else by == self.level)[:, None]
+        return np.asarray(by if self.level is None else by == self.level, float)
 
     @cached_property
     def _directions(self) -> Float[Array, "c c"]:
@@ -213,6 +226,9 @@ def assembled(
 
 def _size(basis: SmoothBasis, x: Sequence[Array]) -> tuple[Float[Array, "k"], float]:
     """Means of a basis' functions over rows, and ‖X‖_∞."""
+    pieces = basis.pieces(x)
+    if pieces is not None:
+        return pieces.sums() / len(x[0]), pieces.largest_row()
     total, largest, n = np.zeros(()), 0.0, len(x[0])
     for i in range(0, n, RUN):
         X = basis.design([column[i : i + RUN] for column in x])

@@ -17,6 +17,7 @@ from scipy.interpolate import PPoly
 from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
 
+from marglik.pieces import Polynomials
 from marglik.smooths.base import Asked, NamedBasis
 from marglik.smooths.knots import check_distinct, check_reached
 from marglik.smooths.sampling import sample
@@ -109,6 +110,19 @@ class ThinPlate(NamedBasis):
             chunks = (X[start : start + each] for start in range(0, max(len(X), 1), each))
             bent = np.concatenate([_kernel(chunk, self.points, self.order) @ self.weights for chunk in chunks])
         return np.hstack([bent, _polynomials(X, self.order) * self.units])
+
+    def pieces(self, x):
+        if len(x) > 1:
+            return None
+        curve, m, reach = self._pieces, self.order, np.ptp(self.points)
+        starts = curve.x[:-1]
+        bent = curve.c[::-1]
+        straight = np.zeros((2 * m, len(starts), m))
+        for j in range(m):  # x^j = (start + x − start)^j
+            for r in range(j + 1):
+                straight[r, :, j] = math.comb(j, r) * starts ** (j - r) * self.units[j]
+        c = np.concatenate([bent, straight], axis=2)
+        return Polynomials.of(starts, np.append(np.diff(starts), reach), c).at(x[0] - self.centre[0])
 
     @cached_property
     def _pieces(self) -> PPoly:

@@ -31,7 +31,7 @@ def check_likelihood(
 ) -> None:
     """Check that a likelihood is a density and that all it says of itself is true.
 
-    The density sums (or integrates) to one; `mean` and `variance` are its moments; `derivatives`,
+    The density sums (or integrates) to one; `mean` and `variance` are its moments; `derivatives`, `slope`,
     `theta_derivatives` and `expected_information` equal differences and averages; `averaged` and `averaged_theta`, if
     there are any, are averages over η; `deviance` is zero at the likeliest η; `sample` follows the density; ``concave``
     and ``gaussian`` hold; ``outcomes`` refuses what is no outcome and nothing else; `start` and `start_theta` can be
@@ -232,8 +232,6 @@ def _check_slopes(likelihood: Likelihood, y: Array, eta: float, theta: Array, wh
     agree(parts, density, 1e-12, f"{where}: log_kernel and log_base do not add up", 1 + np.abs(density))
     fits = len(given) == 3 and all(np.shape(d) == y.shape for d in given)
     require(fits, f"{where}: derivatives must be three arrays of the shape of y, {y.shape}.")
-    slope = likelihood.slope(y, at, theta)
-    agree(slope, given[0], 1e-12, f"{where}: slope is not the first derivative", 1 + np.abs(y) + np.abs(given[0]))
     crossed = likelihood.log_density(y[:, None], at[None, :2], theta)
     fits = np.shape(crossed) == (len(y), 2)
     require(
@@ -249,6 +247,8 @@ def _check_slopes(likelihood: Likelihood, y: Array, eta: float, theta: Array, wh
     numeric = derivative(lambda t: orders(at + t * width, theta), 0.2)
     what = f"{where}: derivatives (of order 1, 2, 3 from row 0) differ from differences"
     agree(np.array(given) * powers[1:], numeric, 1e-7, what, 1 + np.abs(numeric))
+    slope = likelihood.slope(y, at, theta)
+    agree(slope, given[0], 1e-12, f"{where}: slope is not the first derivative", 1 + np.abs(y) + np.abs(given[0]))
 
     names = Hyperparameters(likelihood.hyperparameters())
     own = likelihood.theta_derivatives(y, at, theta)
