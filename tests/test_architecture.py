@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 
 LAYERS = [  # a module imports from layers before its own alone
     {"supports"},
-    {"", "bases", "hyperparameters", "lags", "linalg", "pareto", "progress", "roots", "rows", "textbook", "validate"}
+    {"", "bases", "hyperparameters", "lags", "linalg", "pareto", "pieces", "progress", "roots", "rows", "textbook", "validate"}
     | {"likelihoods.averages", "likelihoods.numerical", "likelihoods.special"},
     {
         "columns",

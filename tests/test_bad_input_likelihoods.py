@@ -124,9 +124,9 @@ def test_a_link_on_the_command_line(tmp_path):
     assert f'"log_evidence": {expected.log_evidence}'[:30] in result.stdout
 
 
-@pytest.mark.parametrize("reml", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("reml", [True, False])
 @pytest.mark.parametrize("terms", ["x", "x + (1 | g)"])
-@pytest.mark.parametrize("family", ["gamma", pytest.param("beta", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["gamma", "beta"])
 def test_a_response_without_scatter_is_refused(family, terms, reml):
     x, g = np.linspace(-1, 1, 40), np.arange(40) % 8
     eta = 1 + x + (g % 3 if "g" in terms else 0)

@@ -270,12 +270,8 @@ def test_ways_to_write_the_same_nesting():
     check_same_fit(one, other)
 
 
-@pytest.mark.parametrize(
-    ("kind", "c"),
-    [(kind, c) for kind in ("pair", "triple", "crossed", "nested", "singular") for c in (1e2, -1e4)]
-    + [("pair", 1e6), ("triple", 1e6), ("crossed", 1e6)]
-    + [pytest.param(kind, 1e6, marks=pytest.mark.slow) for kind in ("nested", "singular")],
-)
+@pytest.mark.parametrize("c", [1e2, -1e4, 1e6])
+@pytest.mark.parametrize("kind", ["pair", "triple", "crossed", "nested", "singular"])
 def test_a_slope_far_from_its_zero(kind, c):
     """Zero c standard deviations away: the maximum of the density with x as it was, and Σ' = AΣAᵀ as far as defined."""
     start, fitted = base(kind, True)
@@ -286,7 +282,11 @@ def test_a_slope_far_from_its_zero(kind, c):
     term = next(t for t in fitted.model.prior if t.label.endswith("| g)"))
     A = np.eye(len(term.coefficients))
     A[0, 1] = -c
-    ours, theirs = fitted.hyperparameters["estimate"], other.hyperparameters["estimate"]
+    ours, theirs = (
+        pd.Series(names.report(fit.optimum.theta)[0], names.reported)
+        for fit in (fitted, other)
+        for names in [fit.model.hyperparameters]
+    )
     far = A @ reported_covariance(term, ours) @ A.T
     np.testing.assert_allclose(theirs["sd(Intercept | g)"], np.sqrt(far[0, 0]), rtol=1e-6)
     np.testing.assert_allclose(theirs["cor(Intercept, x | g)"], -np.sign(c), rtol=0, atol=(10 / c) ** 2)

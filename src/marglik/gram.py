@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,10 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.linalg import blas, lapack
 
+from marglik.pieces import joint_gram
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
+    from marglik.pieces import Pieces
     from marglik.spectrum import Residuals
 
 KEPT = 1e-2
@@ -24,13 +29,76 @@ WIDE = 5000
 """More columns than this, and than rows, have no Gram matrix in memory; its blocks are made when needed."""
 
 
+class Design(ABC):
+    """Columns side by side.
+
+    Attributes
+    ----------
+    X : (n, p)
+        As an array.
+    """
+
+    X: Float[Array, "n p"]
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(n, p)."""
+
+    @abstractmethod
+    def lower_gram(self) -> Float[Array, "p p"]:
+        """The lower triangle of XᵀX, zeros above."""
+
+    @abstractmethod
+    def times(self, y: Float[Array, "n v"]) -> Float[Array, "v p"]:
+        """yᵀX."""
+
+
+@dataclass(frozen=True, eq=False)
+class Whole(Design):
+    """An array."""
+
+    X: Float[Array, "n p"]
+
+    @property
+    def shape(self):
+        return self.X.shape
+
+    def lower_gram(self):
+        return lower_gram(self.X)
+
+    def times(self, y):
+        return _times(y, self.X)
+
+
+@dataclass(frozen=True, eq=False)
+class Piecewise(Design):
+    """Polynomials between breaks, not evaluated unless that is needed."""
+
+    parts: Sequence[Pieces]
+
+    @property
+    def shape(self):
+        return len(self.parts[0]), sum(part.shape[1] for part in self.parts)
+
+    @cached_property
+    def X(self):
+        return np.concatenate([part.values for part in self.parts], axis=1)
+
+    def lower_gram(self):
+        return np.asfortranarray(np.tril(joint_gram(self.parts)))
+
+    def times(self, y):
+        return np.concatenate([part.products(y) for part in self.parts]).T
+
+
 @dataclass(frozen=True, eq=False)
 class Gram:
     """The reduced data.
 
     Parameters
     ----------
-    X, Q
+    design, Q
         The columns, and the orthogonal flat ones (QᵀQ = n I).
     place : (p,)
         The variance of each column, from 0; every number occurs.
@@ -50,7 +118,7 @@ class Gram:
         Whether X is projected already.
     """
 
-    X: Float[Array, "n p"]
+    design: Design
     Q: Float[Array, "n f"]
     place: Int[Array, "p"]
     means: Float[Array, "f p"]
@@ -63,6 +131,16 @@ class Gram:
     centred: bool = False
 
     @property
+    def X(self) -> Float[Array, "n p"]:
+        """The columns as an array."""
+        return self.design.X
+
+    @property
+    def n_rows(self) -> int:
+        """n."""
+        return self.design.shape[0]
+
+    @property
     def n_free(self) -> float:
         """n − f."""
         return self.n_observations - self.Q.shape[1]
@@ -70,7 +148,7 @@ class Gram:
     @property
     def n_directions(self) -> int:
         """n − f for the rows themselves: what columns can span."""
-        return len(self.X) - self.Q.shape[1]
+        return self.n_rows - self.Q.shape[1]
 
     @cached_property
     def n_scales(self) -> int:
@@ -106,12 +184,12 @@ class Gram:
     @cached_property
     def matrix(self) -> Float[Array, "p p"]:
         """X̃ᵀX̃, both triangles."""
-        return self._corrected(lower_gram(self.X))
+        return self._corrected(self.design.lower_gram())
 
     def _corrected(self, A: Float[Array, "p p"]) -> Float[Array, "p p"]:
         """X̃ᵀX̃ from the lower triangle of XᵀX, in place."""
         if not self.centred:
-            A = blas.dsyrk(-len(self.X), self.means.T, beta=1.0, c=A, lower=1, overwrite_c=1)
+            A = blas.dsyrk(-self.n_rows, self.means.T, beta=1.0, c=A, lower=1, overwrite_c=1)
         return symmetric(A)
 
     @cached_property
@@ -124,7 +202,7 @@ class Gram:
     @property
     def in_memory(self) -> bool:
         """Whether the Gram matrix of all columns is kept."""
-        n, p = self.X.shape
+        n, p = self.design.shape
         return p <= max(n, WIDE)
 
     def block(self, i: Array, j: Array) -> Float[Array, "i j"]:
@@ -149,7 +227,7 @@ class Gram:
 
     def correlations(self, e: Float[Array, "n V"], columns: Array) -> Float[Array, "V m"]:
         """X̃ᵀe for some columns, e orthogonal to Q."""
-        return _times(e, self.X)[:, columns]
+        return self.design.times(e)[:, columns]
 
     def subset(self, targets: Array) -> Gram:
         """The same for some of the targets."""
@@ -169,7 +247,7 @@ class Gram:
     @cached_property
     def compressed(self) -> Gram:
         """The same evidence from fewer columns: K_k = R_kᵀR_k, where a scale has more columns than there are rows."""
-        n = len(self.X)
+        n = self.n_rows
         counts = np.bincount(self.place)
         if counts.max(initial=0) <= n:
             return self
@@ -181,11 +259,11 @@ class Gram:
         y = np.hstack([self.response.read(t)[0] for t in self.response.chunks()])
         place = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
         means = np.zeros((len(self.means), X.shape[1]))
-        return replace(self, X=X, place=place, means=means, products=y.T @ X, centred=True)
+        return replace(self, design=Whole(X), place=place, means=means, products=y.T @ X, centred=True)
 
 
 def reduce(
-    X: Float[Array, "n p"],
+    X: Float[Array, "n p"] | Design,
     place: Int[Array, "p"],
     Q: Float[Array, "n f"],
     response: Residuals,
@@ -211,10 +289,12 @@ def reduce(
     FloatingPointError
         X has values that are not finite, or too large to be squared.
     """
-    n, p = X.shape
+    if isinstance(X, Design):
+        design = X
+    else:
+        design = Whole(X if X.flags.c_contiguous or X.flags.f_contiguous else np.asfortranarray(X))
+    n, p = design.shape
     f, V = Q.shape[1], response.n_targets
-    if not (X.flags.c_contiguous or X.flags.f_contiguous):
-        X = np.asfortranarray(X)
     fixed = bool((place < 0).any())
     place = np.where(place < 0, place.max(initial=-1) + 1, place) if fixed else place
     products, total, shift, means = np.empty((V, p)), np.empty(V), np.empty((f, V)), np.zeros((f, p))
@@ -222,13 +302,13 @@ def reduce(
         y, shift[:, targets] = response.read(targets)
         total[targets] = np.einsum("nv,nv->v", y, y)
         if targets.start == 0:  # along with the first block, to read X once less
-            both = _times(np.hstack([Q, y]), X)
+            both = design.times(np.hstack([Q, y]))
             means, products[targets] = both[:f] / n, both[f:]
         else:
-            products[targets] = _times(y, X)
-    gram = Gram(X, Q, place, means, products, total, shift, response, n_observations, fixed, centred=not f)
-    A = lower_gram(X) if p < n else None
-    squares = np.einsum("ij,ij->j", X, X) if A is None else A.diagonal().copy()
+            products[targets] = design.times(y)
+    gram = Gram(design, Q, place, means, products, total, shift, response, n_observations, fixed, centred=not f)
+    A = design.lower_gram() if p < n else None
+    squares = np.einsum("ij,ij->j", design.X, design.X) if A is None else A.diagonal().copy()
     if not np.isfinite(squares.sum()):
         raise FloatingPointError("The design has values that are not finite, or too large to be squared.")
     left = squares - n * np.einsum("fp,fp->p", means, means)
@@ -236,11 +316,11 @@ def reduce(
         if A is not None:
             gram.__dict__["matrix"] = gram._corrected(A)
         return gram
-    X = X - Q @ means
+    X = design.X - Q @ means
     X -= Q @ (Q.T @ X / n)
     X[:, np.einsum("ij,ij->j", X, X) <= IN_SPAN**2 * squares] = 0.0
     y = np.hstack([response.read(t)[0] for t in response.chunks()])
-    return replace(gram, X=X, products=_times(y, X), centred=True)
+    return replace(gram, design=Whole(X), products=_times(y, X), centred=True)
 
 
 def _times(y: Float[Array, "n v"], X: Float[Array, "n p"]) -> Float[Array, "v p"]:

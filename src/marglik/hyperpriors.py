@@ -116,6 +116,60 @@ def penalised_complexity(upper: float, tail: float = 0.05) -> Any:
     return expon(scale=-_above_zero(upper, "upper") / math.log(tail))
 
 
+def penalised_range(lower: float, tail: float = 0.05, dimension: int = 1) -> Any:
+    """The prior of a length scale that penalises its distance from infinity at a constant rate, P(ℓ < lower) = tail.
+
+        ℓ^(−d/2) ~ Exp(r),    r = −log(tail) · lower^(d/2)
+
+    It keeps away from zero, and its tail falls as ℓ^(−1−d/2).
+
+    Parameters
+    ----------
+    lower
+        A length scale that would be short.
+    tail
+        The probability of one that is shorter.
+    dimension
+        d, of the inputs that share the length scale.
+
+    References
+    ----------
+    Fuglstad, Simpson, Lindgren & Rue (2019), JASA 114, 445, §2.
+
+    Examples
+    --------
+    >>> from marglik.hyperpriors import penalised_range
+    >>> prior = penalised_range(0.5, dimension=2)
+    >>> float(prior.cdf(0.5).round(6)), float(prior.median().round(4))
+    (0.05, 2.161)
+    """
+    from scipy.stats import invweibull
+
+    if not 0 < tail < 1:
+        raise ValueError(f"tail must be a probability between 0 and 1, such as 0.05, not {tail!r}.")
+    if not isinstance(dimension, int | np.integer) or isinstance(dimension, bool) or dimension < 1:
+        raise ValueError(f"dimension must be a whole number of inputs, 1 or more, not {dimension!r}.")
+    return invweibull(dimension / 2, scale=_above_zero(lower, "lower") * (-math.log(tail)) ** (2 / dimension))
+
+
+def simple_scale(upper: float) -> Hyperprior:
+    """Of a standard deviation, the one that penalises complexity; 5 % lies above ``upper``."""
+    return Hyperprior(penalised_complexity(upper).logpdf, f"penalised complexity, P(> {upper:.4g}) = 0.05", True)
+
+
+def simple_variance(upper: float) -> Hyperprior:
+    """The same of a variance v: √v is penalised, and 5 % of √v lies above ``upper``."""
+    root = penalised_complexity(upper)
+    words = f"penalised complexity of its square root, P(> {upper:.4g}) = 0.05"
+    return Hyperprior(lambda v: root.logpdf(np.sqrt(v)) - np.log(2 * np.sqrt(v)), words, True)
+
+
+def simple_range(lower: float, dimension: int = 1) -> Hyperprior:
+    """Of a length scale, the one that penalises complexity; 5 % lies below ``lower``."""
+    words = f"penalised complexity, P(< {lower:.4g}) = 0.05"
+    return Hyperprior(penalised_range(lower, dimension=dimension).logpdf, words, True)
+
+
 def _above_zero(value: float, name: str) -> float:
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a number above zero, not {value!r}.")
@@ -131,7 +185,8 @@ def hyperpriors(names: Hyperparameters, given: Mapping[str, Any]) -> dict[str, H
     """The prior of everything that is reported: as given, or by default.
 
     Flat on each standard deviation and on correlations; flat on x^(−½) for what is a precision by another name (the
-    size of a negative binomial, the shape of a gamma, degrees of freedom).
+    size of a negative binomial, the shape of a gamma, degrees of freedom). Terms whose evidence does not fall off have
+    proper ones of their own; see `Term.hyperpriors`.
 
     Raises
     ------

@@ -148,6 +148,20 @@ class Kernel:
         free = [h for h in self._kernel.hyperparameters if not h.fixed]
         return tuple(d if h.n_elements > 1 else None for h in free for d in range(h.n_elements))
 
+    @cached_property
+    def distances(self) -> tuple[bool, ...]:
+        """Which parameters are distances of inputs; beside a period the length scale is none."""
+        every = self._kernel.hyperparameters
+        periodic = {h.name.removesuffix("periodicity") for h in every if h.name.endswith("periodicity")}
+        lengths = {h.name for h in every if h.name.endswith("length_scale")}
+        lengths -= {prefix + "length_scale" for prefix in periodic}
+        return tuple(
+            h.name in lengths or h.name.endswith("periodicity")
+            for h in every
+            if not h.fixed
+            for _ in range(h.n_elements)
+        )
+
     @property
     def values(self) -> Float[Array, "k"]:
         """The parameters as they were written."""

@@ -14,6 +14,7 @@ from marglik.evidence.base import Evidence, EvidenceMethod, evaluate
 from marglik.hyperparameters import Hyperparameters, Positive
 from marglik.model import Model
 from marglik.progress import tell
+from marglik.validate import NO_SCATTER
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -317,11 +318,13 @@ def _climb(
     between.
 
     A scale that shrinks below a fraction of its natural size is tried at exactly zero: it stays there while the slope
-    of the evidence in its variance is negative (it is stationary in the standard deviation at zero always).
+    of the evidence in its variance is negative (it is stationary in the standard deviation at zero always). A precision
+    of the response about its mean that has grown beyond reason is left where it is.
     """
     names = objective.hyperparameters
     even = np.array([h.even for h in names], bool)
     endless = np.array([h.triangle is None or isinstance(h.support, Positive) for h in names], bool)
+    precise = np.array([h.unbounded for h in names], bool)
     vanishing = np.array([isinstance(h.support, Positive) and not h.even for h in names], bool)
     asked = np.broadcast_to(free, start.shape).copy()
     theta = start.copy()
@@ -351,6 +354,7 @@ def _climb(
         done = (length < STEP) & newton | ~free.any(axis=1)
         running = free & endless & (np.abs(step) > 1e-3) & (gain < NEGLIGIBLE * 4)[:, None]
         running |= sinking & (gradient > -SUNK)
+        running |= free & precise & (theta > NO_SCATTER)
         stuck = (gain < 1e-13 * (1 + np.abs(value))) & ~done & ~running.any(axis=1) & newton
         limit |= running
         free &= ~running

@@ -15,11 +15,13 @@ from marglik.columns import Columns, Factor, in_columns
 from marglik.components import Component, components
 from marglik.expansion import LinearExpansion
 from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
+from marglik.hyperpriors import JointHyperprior
 from marglik.integrand import Model
 from marglik.levels import Grouping, LevelSums, sum_levels
 from marglik.likelihoods import Likelihood
 from marglik.linalg import Arrow, Scaling
 from marglik.paths import linear_path
+from marglik.pieces import worthwhile
 from marglik.priors import Prior, Ridge, Term
 from marglik.rows import InMemory
 from marglik.spectrum import Residuals, Spectrum, reduce
@@ -327,7 +329,8 @@ class LinearModel(Model):
 
     @cached_property
     def dense_rows(self) -> bool:
-        """Whether the model is Gaussian with correlated weights, at least one a row, and no grouping factors."""
+        """Whether the model is Gaussian with correlated weights, about one a row, and no grouping factors."""
+        weights = sum((2 if term.by_inputs else 1) * term.n_weights for term in self.dense)
         return (
             self.likelihood.gaussian
             and not self.flat_in_theta
@@ -335,7 +338,17 @@ class LinearModel(Model):
             and self.rows.y.ndim == 1
             and self.row_scale is None
             and any(term.kernel and term.covaries for term in self.dense)
-            and sum(term.n_weights for term in self.dense) >= self.rows.n
+            and weights >= self.rows.n
+        )
+
+    def hyperpriors(self):
+        own = {name: p for term in self.prior for name, p in term.hyperpriors(self.response_scale).items()}
+        place = {name: self.hyperparameters.index(name) for name in own}
+        return tuple(
+            JointHyperprior(
+                (name,), lambda theta, p=p, i=place[name]: float(p.log_density(theta[i])), p.words, p.proper
+            )
+            for name, p in own.items()
         )
 
     @property
@@ -347,15 +360,29 @@ class LinearModel(Model):
     def reduced(self) -> Gram:
         """What a model with several scales of dense columns keeps of its rows."""
         starts = {id(term): start for term, start in self.theta_starts()}
-        columns, place = [], []
+        place = []
         for term in self.dense:
-            check_finite(term.columns, term.names)
-            columns.append(self.scaled(term.columns))
             k = len(term.hyperparameters())
             scale = term.factor(np.arange(starts[id(term)], starts[id(term)] + k)) if k else -np.ones(term.n_weights)
             place.append(scale.astype(int))
-        X = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+        X = self._piecewise or self._side_by_side()
         return gram.reduce(X, np.concatenate(place), self.flat_basis.Q, self.residuals, self.rows.n_observations)
+
+    @property
+    def _piecewise(self) -> gram.Piecewise | None:
+        """The dense columns where all are polynomials between breaks, and sums of these are cheaper than arrays."""
+        parts = [term.pieces for term in self.dense if term.pieces is not None]
+        if len(parts) < len(self.dense) or not worthwhile(parts):
+            return None
+        s = self.row_scale
+        return gram.Piecewise(parts if s is None else [part.times(s) for part in parts])
+
+    def _side_by_side(self) -> Float[Array, "n p"]:
+        columns = []
+        for term in self.dense:
+            check_finite(term.columns, term.names)
+            columns.append(self.scaled(term.columns))
+        return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
     @cached_property
     def row_scale(self) -> Float[Array, "n"] | None:

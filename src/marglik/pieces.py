@@ -7,11 +7,11 @@ Sums over rows of products of two such columns are sums of moments: of how many 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from math import comb, factorial
+from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,17 +68,17 @@ class Polynomials:
         return cls(starts[1:], starts + h, h, np.array(out))
 
     @classmethod
-    def spline(
-        cls, curve: Callable[[Array, int], Array], degree: int, knots: Float[Array, "m+1"], straight: bool
-    ) -> Polynomials:
-        """Those of a function with derivatives to the right at knots; beyond the outer ones its tangents, if asked."""
-        c = np.array([curve(knots[:-1], r) / factorial(r) for r in range(degree + 1)])
+    def spline(cls, knots: Float[Array, "m+1"], c: Float[Array, "r m k"], straight: bool) -> Polynomials:
+        """Those between knots; beyond the outer ones, if asked, their tangents there."""
         if not straight:
             return cls.of(knots[:-1], np.diff(knots), c)
-        reach, ends = np.ptp(knots), knots[[0, -1]]
-        tail = np.zeros((degree + 1, 2, c.shape[2]))
-        tail[0], tail[1] = curve(ends, 0), curve(ends, 1)
-        tail[0, 0] -= reach * tail[1, 0]
+        reach, powers = np.ptp(knots), np.arange(1, len(c))
+        rising = np.diff(knots)[-1] ** powers
+        tail = np.zeros((len(c), 2, c.shape[2]))
+        tail[:2, 0] = c[:2, 0]
+        tail[0, 0] -= reach * c[1, 0]  # it starts where the line is one reach to the left
+        tail[0, 1] = c[0, -1] + rising @ c[1:, -1]
+        tail[1, 1] = (powers * rising / rising[0]) @ c[1:, -1]
         starts = np.concatenate([knots[:1] - reach, knots])
         return cls.of(starts, np.append(np.diff(starts), reach), np.concatenate([tail[:, :1], c, tail[:, 1:]], axis=1))
 
@@ -217,6 +217,11 @@ class Pieces:
                 M[a, b] = np.bincount(pair, weights, M.shape[2])
         M = M.reshape(p, q, mine.n_cells, its.n_cells).transpose(2, 0, 3, 1).reshape(mine.n_cells * p, -1)
         return self._across @ M @ other._across.T
+
+    @cached_property
+    def squares(self) -> Float[Array, "k"]:
+        """Squared length of each column."""
+        return self.gram().diagonal()
 
     def _moments(self, size: int, weights: Float[Array, "n"] | None) -> Float[Array, "size m"]:
         places, out = self.places, np.empty((size, self.places.n_cells))

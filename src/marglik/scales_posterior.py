@@ -116,7 +116,7 @@ class ScalesPosterior(TermPosterior):
     @cached_property
     def flat_covariance(self):
         data, R = self._data, self.model.flat_basis.R
-        unit = np.eye(len(R)) / len(data.X)
+        unit = np.eye(len(R)) / data.n_rows
 
         def one(at: Solver, v: int) -> Array:
             kept, lost = at.halves(data.means)
@@ -147,7 +147,7 @@ class ScalesPosterior(TermPosterior):
         data = self._data
         w = np.stack([mean + self._solver(v).draws(n, rng) for v, mean in enumerate(self._coefficients)], axis=1)
         noise = rng.standard_normal((n, len(self.theta), len(data.means)))
-        gamma = noise * (self.theta[:, -1:] / np.sqrt(len(data.X))) - w @ data.means.T
+        gamma = noise * (self.theta[:, -1:] / np.sqrt(data.n_rows)) - w @ data.means.T
         beta = solve_upper(self.model.flat_basis.R, gamma.reshape(-1, len(data.means)).T).T
         found = self._by_term(beta.reshape(gamma.shape) + data.shift.T, w)
         return found if self.model.rows.y.ndim == 2 else {label: x[:, 0] for label, x in found.items()}
@@ -175,7 +175,7 @@ class ScalesPosterior(TermPosterior):
                     found[term.label].append(-unit[place] @ unit[place] / 2 - log_det / 2)
                     log_dets += log_det
                 if self._flat_label is not None:
-                    found[self._flat_label].append(f / 2 * (LOG_2PI - np.log(len(data.X) / b)) - model.log_volume)
+                    found[self._flat_label].append(f / 2 * (LOG_2PI - np.log(data.n_rows / b)) - model.log_volume)
                 found["overlap"].append((log_dets - at.log_det + data.n_free * np.log(b)) / 2)
         return {label: self._squeezed(np.array(x)) for label, x in found.items()}
 
@@ -195,7 +195,7 @@ class ScalesPosterior(TermPosterior):
         if flat is not None:
             Q = solve_upper(self.model.flat_basis.R, np.ascontiguousarray(flat.T), transposed=True).T
             K -= Q @ data.means
-            own = np.einsum("nf,nf->n", Q, Q) / len(data.X)
+            own = np.einsum("nf,nf->n", Q, Q) / data.n_rows
 
         def one(at: Solver, v: int) -> Array:
             kept, lost = at.halves(K)

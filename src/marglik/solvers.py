@@ -329,13 +329,13 @@ class Dual(Solver):
     @cached_property
     def _lift(self) -> float:
         """τ."""
-        s = self.data.squares[self.active] @ self.scales**2 / len(self.data.X)
+        s = self.data.squares[self.active] @ self.scales**2 / self.data.n_rows
         return float(s + self.noise)
 
     @cached_property
     def _root(self) -> Float[Array, "n n"]:
         data, b = self.data, self.noise
-        n = len(data.X)
+        n = data.n_rows
         XS = data.projected[:, self.active] * self.scales
         lift = data.Q * np.sqrt(self._lift / n)
         own = data.squares[self.active] * self.scales**2
@@ -365,7 +365,7 @@ class Dual(Solver):
     @property
     def _unseen(self) -> float:
         """Observations beyond the rows, less flat columns that were lifted."""
-        return self.data.n_observations - len(self.data.X)
+        return self.data.n_observations - self.data.n_rows
 
     @cached_property
     def log_det(self):
@@ -443,7 +443,7 @@ class Dual(Solver):
     def draws(self, n, rng):
         data, a = self.data, self.variances[self.data.place]
         w = rng.standard_normal((n, len(a))) * np.sqrt(a)
-        e = rng.standard_normal((len(data.X), n)) * np.sqrt(self.noise)
+        e = rng.standard_normal((data.n_rows, n)) * np.sqrt(self.noise)
         y = blas.dgemm(1.0, data.projected, w, trans_b=1) + e - data.Q @ (data.Q.T @ e / len(e))
         half = lapack.dtrtrs(self._root, y, lower=1)[0]
         return w - blas.dgemm(1.0, half, self._columns, trans_a=1) * a

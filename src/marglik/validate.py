@@ -101,7 +101,7 @@ def check_design(prior: Iterable[Term], rows: InMemory) -> None:
         raise ValueError("The data have no rows, so there is nothing to learn from. Check the file or the filter.")
     check_labels(prior)
     for term in prior:
-        length = len(term.codes) if term.grouped else len(term.columns)  # type: ignore[attr-defined]
+        length = len(term.codes) if term.grouped else term.n_rows  # type: ignore[attr-defined]
         if length != n:
             raise ValueError(
                 f"Term {term.label!r} has {length} rows but y has {n}. Build both from the same rows of the data."

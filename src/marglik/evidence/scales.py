@@ -106,15 +106,30 @@ def evidence(model: LinearModel, theta: Float[Array, "V k"]) -> Evidence:
     return Evidence(local.value + constant, gradient[:, own], hessian, posterior=ScalesPosterior(model, theta))
 
 
+def _value(data: Gram, variances: Float[Array, "k"], targets: Array, rescaled: bool) -> Float[Array, "V"]:
+    """That of `expand` alone, which costs a third."""
+    try:
+        at = solver(data, variances)
+        quadratic, n = at.quadratic(targets), data.n_free
+        c = quadratic / n if rescaled else np.ones_like(quadratic)
+        return -(n * (LOG_2PI + np.log(c)) + at.log_det + quadratic / c) / 2
+    except NotPositiveDefinite:
+        return np.where(data.total[targets] > 0, -np.inf, np.nan)
+
+
 def _expanded(data: Gram, variances: Float[Array, "k"], targets: Array, rescaled: bool) -> Local:
     """Without noise and with too few columns no y is possible but one that they fit, for which there is no density."""
     try:
         return expand(solver(data, variances), targets, rescaled)
     except NotPositiveDefinite:
-        V, k = len(targets), len(variances)
-        none, nones = np.full((V, k), np.nan), np.full((V, k, k), np.nan)
-        value = np.where(data.total[targets] > 0, -np.inf, np.nan)
-        return Local(np.tile(variances, (V, 1)), value, none, nones, none, nones)
+        return _unknown(np.tile(variances, (len(targets), 1)), np.where(data.total[targets] > 0, -np.inf, np.nan))
+
+
+def _unknown(variances: Float[Array, "V k"], value: Float[Array, "V"]) -> Local:
+    """Without derivatives."""
+    none = np.full(variances.shape, np.nan)
+    nones = np.full((*variances.shape, variances.shape[1]), np.nan)
+    return Local(variances, value, none, nones, none.copy(), nones.copy())
 
 
 def joined(data: Gram, variances: Float[Array, "V k"], targets: Array, rescaled: bool = False) -> Local:
@@ -206,15 +221,25 @@ class _Ascent:
         out[:, :-1][:, self.free[:-1] & (self.sizes == 0)] = 0.0
         return out
 
-    def local(self, variances: Float[Array, "k"], targets: Array) -> Local:
-        """At these variances, rescaled where that is free."""
-        return _expanded(self.data, variances, targets, self.rescales)
-
     def joined(self, variances: Float[Array, "V k"], targets: Array) -> Local:
         """Every target at variances of its own."""
+        return joined(self.data, self._ratios(variances), targets, self.rescales)
+
+    def started(self, variances: Float[Array, "V k"], targets: Array, known: Float[Array, "V"] | float) -> Local:
+        """The same, where a start without hope has a value of −∞ and nothing else."""
+        ratios = self._ratios(variances)
+        each = zip(ratios, targets[:, None], strict=True)
+        values = np.concatenate([_value(self.data, row, target, self.rescales) for row, target in each])
+        going = self._hopeful(values, targets, np.arange(len(targets)), known)
+        out = _unknown(variances.copy(), np.full(len(targets), -np.inf))
+        if len(going):
+            _put(out, going, joined(self.data, ratios[going], targets[going], self.rescales))
+        return out
+
+    def _ratios(self, variances: Float[Array, "V k"]) -> Float[Array, "V k"]:
+        """Over the noise, where a common factor is free."""
         noise = variances[:, -1:]
-        ratios = variances / np.where(noise > 0, noise, 1.0) if self.rescales else variances
-        return joined(self.data, ratios, targets, self.rescales)
+        return variances / np.where(noise > 0, noise, 1.0) if self.rescales else variances
 
     @property
     def sizes(self) -> Float[Array, "k"]:
@@ -227,12 +252,10 @@ class _Ascent:
         """The best of a few levels at which all columns have the same signal to noise."""
         noise = self.data.total.mean() / self.data.n_free if self.free[-1] else self.held[-1]
         sizes = np.where(self.sizes > 0, self.sizes, 1.0)
-        best: Local | None = None
-        for level in LEVELS:
-            there = np.where(self.free, np.append(level * noise / sizes, noise), self.held)
-            found = self.local(there, targets)
-            best = found if best is None else _better(found, best)
-        return best  # type: ignore[return-value]
+        levels = [np.where(self.free, np.append(level * noise / sizes, noise), self.held) for level in LEVELS]
+        values = np.array([_value(self.data, there, targets, self.rescales) for there in levels])
+        best = np.nan_to_num(values, nan=-np.inf).argmax(axis=0)
+        return self.joined(np.array(levels)[best], targets)
 
     def patterns(self, equal: Float[Array, "V k"]) -> list[Float[Array, "V k"]]:
         """Starts with some of the scales alone: none, or any subset where that is cheap; with noise and without."""
@@ -265,7 +288,7 @@ class _Ascent:
         S, V = len(starts), len(targets)
         all_targets = np.tile(targets, S)
         known = np.tile(known, S) if np.ndim(known) else known
-        found = self.climbed(self.joined(np.concatenate(starts), all_targets), all_targets, scored, known)
+        found = self.climbed(self.started(np.concatenate(starts), all_targets, known), all_targets, scored, known)
         return _part(found, found.value.reshape(S, V).argmax(axis=0) * V + np.arange(V))
 
     def flipped(self, best: Local, targets: Array) -> Local:
@@ -313,14 +336,14 @@ class _Ascent:
         """
         V, most = len(targets), self.most
         radius = np.full(V, RADIUS)
-        going = self._hopeful(here, targets, np.arange(V), known)
+        going = self._hopeful(here.value, targets, np.arange(V), known)
         for gathered in scored:
             now = _part(here, going)
             trial = np.where(self.free, _scored(now, self.free), self.held)
             if gathered and self.rescales:
                 trial = _gathered(trial, self.sizes, V // 8)
             _put(here, going, _better(self.joined(trial, targets[going]), now))
-            going = self._hopeful(here, targets, going, known)
+            going = self._hopeful(here.value, targets, going, known)
         going = going[np.isfinite(here.value[going])]
         for _ in range(MAX_ROUNDS):
             now = _part(here, going)
@@ -344,11 +367,13 @@ class _Ascent:
             going = going[better | (r > 1e-8)]
         return here
 
-    def _hopeful(self, here: Local, targets: Array, going: Array, known: Float[Array, "V"] | float) -> Array:
+    def _hopeful(
+        self, values: Float[Array, "V"], targets: Array, going: Array, known: Float[Array, "V"] | float
+    ) -> Array:
         """Those that lie no further than `HOPELESS` below the best of their target."""
         best = np.full(targets.max(initial=-1) + 1, -np.inf)
-        np.fmax.at(best, targets, np.fmax(here.value, known))
-        return going[~(here.value[going] < best[targets[going]] - HOPELESS)]
+        np.fmax.at(best, targets, np.fmax(values, known))
+        return going[~(values[going] < best[targets[going]] - HOPELESS)]
 
     def kept_noise(self, variances: Float[Array, "V k"]) -> Float[Array, "V k"]:
         """With a noise, if any, that rounding does not swamp."""

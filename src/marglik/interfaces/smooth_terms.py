@@ -211,7 +211,7 @@ def terms(call: Call, table: Table, n: int, settings: Mapping[str, Any]) -> tupl
 def _term(
     smooth: Smooth, covariates: Covariates, values: Mapping[str, Array], seen: Mapping[str, Any], raw: Mapping[str, Any]
 ) -> SmoothTerm:
-    flat, own = smooth.parts(values)
+    flat, own = smooth.split(values)
     names = [f"{smooth.label}.{smooth.null.shape[1] + i + 1}" for i in range(own.shape[1])]
     return SmoothTerm(smooth, covariates, flat, _prior(smooth, own, names), seen, raw)
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+    from marglik.hyperpriors import Hyperprior
+    from marglik.pieces import Pieces
+
 
 START = (0.1, 0.3, 1.0, 3.0)
 """Multiples of a scale's natural size from which learning may set out."""
@@ -66,6 +69,8 @@ class Term(ABC):
     covaries
         True where the covariance of dense weights is not a scale times a fixed matrix, one scale a column:
         the evidence of Gaussian models then takes `covariance` and its derivatives in θ.
+    by_inputs
+        True where `on_rows` is a function of the rows' inputs that needs no factor.
     """
 
     registry: ClassVar[dict[str, type[Term]]] = {}
@@ -74,6 +79,7 @@ class Term(ABC):
     grouped: ClassVar[bool] = False
     kernel: ClassVar[bool] = False
     covaries: ClassVar[bool] = False
+    by_inputs: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         Term.registry[re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()] = cls
@@ -85,6 +91,16 @@ class Term(ABC):
     @abstractmethod
     def columns(self) -> Float[Array, "n c"]:
         """The design: one row an observation."""
+
+    @property
+    def pieces(self) -> Pieces | None:
+        """`columns` as polynomials between breaks, where they are given as such; they are then made on first use."""
+        return None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.columns)
 
     @property
     def design(self) -> Float[Array, "n c"]:
@@ -164,6 +180,10 @@ class Term(ABC):
     def starts(self, scale: float) -> Float[Array, "s k"]:
         """Values from which learning may set out, where η varies by about ``scale``."""
         return np.multiply.outer(START, scale * self.units())
+
+    def hyperpriors(self, scale: float) -> dict[str, Hyperprior]:
+        """Priors for integrating, by name, where the usual one leaves no posterior and η varies by about ``scale``."""
+        return {}
 
     def on_rows(self, theta: Float[Array, "k"], rows: Array) -> RowCovariance:
         """What it adds to the covariance of these rows."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from marglik.hyperparameters import Hyperparameter
+from marglik.pieces import Pieces
 from marglik.priors.base import Term, as_matrix, default_names
 from marglik.validate import listed
 
@@ -93,7 +94,7 @@ class Ridge(Term):
     Parameters
     ----------
     X : (n, p)
-        The columns.
+        The columns; `Pieces` where they are polynomials of a covariate between breaks.
     column_names
         One name a column; ``x0, x1, …`` if not given.
     hyperparameter
@@ -114,7 +115,7 @@ class Ridge(Term):
     array([0.5, 0.5, 2. ])
     """
 
-    X: Float[Array, "n p"]
+    X: Float[Array, "n p"] | Pieces
     column_names: Sequence[str] | None = None
     hyperparameter: str = "sd(weights)"
     label: str = "ridge"
@@ -139,7 +140,15 @@ class Ridge(Term):
 
     @property
     def columns(self):
-        return as_matrix(self.X)
+        return as_matrix(self.X if self.pieces is None else self.pieces.values)
+
+    @property
+    def pieces(self):
+        return self.X if isinstance(self.X, Pieces) else None
+
+    @property
+    def n_rows(self):
+        return len(self.X)
 
     @property
     def names(self):
@@ -168,8 +177,8 @@ class Ridge(Term):
         return self.factor(direction)
 
     def units(self):
-        X = self.columns
-        squares = self.factor_vjp(np.zeros(0), np.einsum("ij,ij->j", X, X) / len(X))
+        own = np.einsum("ij,ij->j", self.columns, self.columns) if self.pieces is None else self.pieces.squares
+        squares = self.factor_vjp(np.zeros(0), own / self.n_rows)
         return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))
 
 

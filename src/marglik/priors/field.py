@@ -12,6 +12,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from marglik.hyperparameters import Hyperparameter, Positive
+from marglik.hyperpriors import simple_range, simple_scale
 from marglik.priors.base import Term, as_matrix, default_names
 from marglik.roots import Root
 from marglik.validate import check_finite
@@ -36,6 +37,9 @@ REACHES = (0.1, 0.25, 0.5)
 """Length scales from which learning may set out, as shares of the grid's extent."""
 SIZES = (0.5,)
 """Scales from which it may set out, as multiples of the natural one."""
+LARGE, SHORT, HALF = 3.0, 0.05, 0.5
+"""Where integrated, 5 % of s lies above so many times its natural size, of a length scale below this share of the
+grid's extent, or below half a cell."""
 FEW_ROWS = 500
 """Rows that tell the natural scale."""
 DIMS = {1: ("lag",), 2: ("row", "col"), 3: ("lag", "row", "col")}
@@ -290,6 +294,12 @@ class ReceptiveField(Term):
             there = np.tensordot(there, squared_exponential(m, length).K, (1, 0))
         size = float(np.vdot(rows, there.reshape(rows.shape))) / len(rows)
         return 1 / np.sqrt(size) if size > 0 else 1.0
+
+    def hyperpriors(self, scale):
+        """Of s and of every length scale, proper and penalising complexity, as of a Gaussian process."""
+        short = [max(SHORT * (self.shape[d] - 1), HALF) * self.spacing[d] for d in self._scaled]  # type: ignore[index]
+        own = [simple_scale(LARGE * scale * self.units()[0]), *map(simple_range, short)]
+        return dict(zip((h.name for h in self._hyperparameters), own, strict=True))
 
     def starts(self, scale):
         found = ((share, self._reach(share)) for share in REACHES)

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from marglik.hyperparameters import Hyperparameter, Positive
+from marglik.hyperpriors import Hyperprior, simple_range, simple_scale, simple_variance
 from marglik.kernels import Kernel, parse, spell, without_scale
 from marglik.priors.base import RowCovariance, Term, as_matrix, default_names
 from marglik.roots import Root
@@ -28,6 +29,9 @@ SIZES = (1.0, 0.3)
 """Scales from which it may set out, as multiples of the natural one."""
 FARTHEST = 1e6
 """Beyond this multiple of its unit a parameter is at its limit, to rounding."""
+LARGE, SHORT = 3.0, 0.05
+"""Where integrated, 5 % of the amplitude lies above so many times η's spread, of a length scale below this share of the
+range of the inputs."""
 ROUNDING = 1e-15
 """Directions with a smaller share of the largest prior variance are left out of predictions."""
 
@@ -75,6 +79,7 @@ class GaussianProcess(Term):
     column_names: Sequence[str] | None = None
     kernel = True
     covaries = True
+    by_inputs = True
 
     def __post_init__(self) -> None:
         given = self.kernel_function
@@ -133,12 +138,10 @@ class GaussianProcess(Term):
 
     @cached_property
     def _reach(self) -> Float[Array, "k"]:
-        """For a length scale or a period, the range of its inputs; NaN for other parameters."""
+        """For a parameter that is a distance, the range of its inputs; NaN for others."""
         of, whole = self._of, float(np.sqrt(np.sum(self._ranges**2)))
         sizes = (whole if d is None else self._ranges[d] for d in of.dimensions)
-        return np.array(
-            [size if w in ("length_scale", "period") else np.nan for w, size in zip(of.names, sizes, strict=True)]
-        )
+        return np.array([size if far else np.nan for far, size in zip(of.distances, sizes, strict=True)])
 
     @cached_property
     def _units(self) -> Float[Array, "k"]:
@@ -235,11 +238,30 @@ class GaussianProcess(Term):
         return np.array([self._unit(self._of.values), *np.zeros(len(self._units))])
 
     def starts(self, scale):
-        lengths = np.array([word == "length_scale" for word in self._of.names], bool)
+        known = zip(self._of.names, self._of.distances, strict=True)
+        lengths = np.array([far and word == "length_scale" for word, far in known], bool)
         each = [
             np.where(lengths, share * self._units, self._of.values) for share in (REACHES if lengths.any() else (1.0,))
         ]
         return np.array([[size * scale * self._unit(p), *p] for size in SIZES for p in each])
+
+    def hyperpriors(self, scale):
+        """Of the amplitude and of every parameter of the kernel, proper and penalising complexity.
+
+        As s and a length scale grow together the evidence levels off, for f becomes a straight line.
+        """
+        whole = float(np.sqrt(np.sum(self._ranges**2)))
+
+        def of(word: str, reach: float, d: int | None) -> Hyperprior:
+            if np.isfinite(reach):
+                return simple_range(SHORT * reach, self.inputs.shape[1] if d is None and word == "length_scale" else 1)
+            if word in ("length_scale", "alpha"):  # of a periodic kernel, and the tails of a rational one
+                return simple_range(2 * SHORT)
+            return simple_variance(LARGE) if word == "constant_value" else simple_scale(LARGE * whole)
+
+        own = [of(*each) for each in zip(self._of.names, self._reach, self._of.dimensions, strict=True)]
+        names = (h.name for h in self._hyperparameters)
+        return dict(zip(names, [simple_scale(LARGE * scale * self._unit(self._of.values)), *own], strict=True))
 
     def __getstate__(self):
         """Without what was kept on the way."""

@@ -75,7 +75,11 @@ class Cubic(NamedBasis):
         return extended(self._curve, lambda at: self._curve(at, 1), x[0], self.knots[0], self.knots[-1])
 
     def pieces(self, x):
-        return Polynomials.spline(self._curve, 3, self.knots, straight=True).at(x[0])
+        return self._polynomials.at(x[0])
+
+    @cached_property
+    def _polynomials(self) -> Polynomials:
+        return Polynomials.spline(self.knots, self._curve.c[::-1], straight=True)
 
     @cached_property
     def penalties(self):
@@ -136,7 +140,11 @@ class Cyclic(NamedBasis):
         return self._curve(self._phase(x[0]))
 
     def pieces(self, x):
-        return Polynomials.spline(self._curve, 3, self.knots, straight=False).at(self._phase(x[0]))
+        return self._polynomials.at(self._phase(x[0]))
+
+    @cached_property
+    def _polynomials(self) -> Polynomials:
+        return Polynomials.spline(self.knots, self._curve.c[::-1], straight=False)
 
     def _phase(self, x: Float[Array, "n"]) -> Float[Array, "n"]:
         """In the period between the outer knots."""

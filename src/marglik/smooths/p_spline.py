@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import factorial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,8 +81,13 @@ class PSpline(NamedBasis):
         return extended(self._curve, lambda at: self._curve(at, 1), x[0], lower, upper)
 
     def pieces(self, x):
+        return self._polynomials.at(x[0])
+
+    @cached_property
+    def _polynomials(self) -> Polynomials:
         inner = self.knots[self.degree : len(self.knots) - self.degree]
-        return Polynomials.spline(self._curve, self.degree, inner, straight=True).at(x[0])
+        c = np.array([self._curve(inner[:-1], r) / factorial(r) for r in range(self.degree + 1)])
+        return Polynomials.spline(inner, c, straight=True)
 
     @cached_property
     def penalties(self):

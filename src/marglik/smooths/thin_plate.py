@@ -112,17 +112,19 @@ class ThinPlate(NamedBasis):
         return np.hstack([bent, _polynomials(X, self.order) * self.units])
 
     def pieces(self, x):
-        if len(x) > 1:
-            return None
-        curve, m, reach = self._pieces, self.order, np.ptp(self.points)
+        return None if len(x) > 1 else self._polynomials.at(x[0] - self.centre[0])
+
+    @cached_property
+    def _polynomials(self) -> Polynomials:
+        """All functions of one covariate, x^j = Σ_r (j over r) start^{j−r} (x − start)^r."""
+        curve, m = self._pieces, self.order
         starts = curve.x[:-1]
-        bent = curve.c[::-1]
         straight = np.zeros((2 * m, len(starts), m))
-        for j in range(m):  # x^j = (start + x − start)^j
-            for r in range(j + 1):
+        for r in range(m):
+            for j in range(r, m):
                 straight[r, :, j] = math.comb(j, r) * starts ** (j - r) * self.units[j]
-        c = np.concatenate([bent, straight], axis=2)
-        return Polynomials.of(starts, np.append(np.diff(starts), reach), c).at(x[0] - self.centre[0])
+        widths = np.append(np.diff(starts), np.ptp(self.points))
+        return Polynomials.of(starts, widths, np.concatenate([curve.c[::-1], straight], axis=2))
 
     @cached_property
     def _pieces(self) -> PPoly:
