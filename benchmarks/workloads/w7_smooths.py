@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Four smooths of 20 functions each, from columns to the fit: mgcv's gam and bam(discrete = TRUE)."""
+"""Four smooths of 20 functions each, from columns to the fit: mgcv's gam and bam(discrete = TRUE), gamfit."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Workload:
         from marglik.smooths import s
 
         smooths = [s(self.data, x, bs="cr", k=20)[0] for x in NAMES]
-        parts = [smooth.parts(self.data) for smooth in smooths]
+        parts = [smooth.split(self.data) for smooth in smooths]
         prior = Prior([Flat(np.column_stack([np.ones(len(self.data["y"])), *(flat for flat, _ in parts)]))])
         for (_, own), smooth in zip(parts, smooths, strict=True):
             prior += Ridge(own, hyperparameter=smooth.scales[0], label=smooth.label)
@@ -65,6 +65,8 @@ def cases(options: Options) -> Iterator[Case]:
                 f"w7_{family}_{n}", family, cached(f"w7_{family}_{n}", lambda n=n, f=family: draw(n, f))
             )
             sides = [formula(workload), terms(workload), in_r(workload, "bam"), in_r(workload, "gam", apart=n > 2_000)]
+            if n == 2_000 or family == "gaussian" or options.slow:
+                sides.append(in_rust(workload, apart=n > 2_000))
             yield Case(f"{family}, n = {n:,}", sides, 1 if options.small else 5)
 
 
@@ -101,6 +103,18 @@ def terms(workload: Workload) -> Side:
         return lambda: marglik.fit(workload.model())
 
     return Side("the same as a LinearModel", prepare, "terms", ours(workload))
+
+
+def in_rust(workload: Workload, apart: bool) -> Side:
+    """Its score is a criterion of its own, with other constants."""
+
+    def prepare():
+        import gamfit
+
+        formula = FORMULA.replace("k=20", "k=20, double_penalty=false")
+        return lambda: gamfit.fit(workload.frame, formula, family=workload.family)
+
+    return Side("gamfit", prepare, scores=lambda fit: {"as reported": -fit.summary().reml_score}, apart=apart)
 
 
 def in_r(workload: Workload, function: str, apart: bool = False) -> Side:

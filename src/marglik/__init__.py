@@ -31,6 +31,7 @@ _HOMES = {
     "half_cauchy": "marglik.hyperpriors",
     "half_normal": "marglik.hyperpriors",
     "penalised_complexity": "marglik.hyperpriors",
+    "penalised_range": "marglik.hyperpriors",
 }
 _MODULES = ("likelihoods", "priors", "testing", "textbook")
 
@@ -55,6 +56,7 @@ __all__ = [
     "likelihoods",
     "load",
     "penalised_complexity",
+    "penalised_range",
     "priors",
     "testing",
     "textbook",
@@ -63,7 +65,7 @@ __all__ = [
 if TYPE_CHECKING:
     from marglik import likelihoods, priors, testing, textbook
     from marglik.fitted import Fit
-    from marglik.hyperpriors import half_cauchy, half_normal, penalised_complexity
+    from marglik.hyperpriors import half_cauchy, half_normal, penalised_complexity, penalised_range
     from marglik.interfaces.classifier import LogisticRidgeEB
     from marglik.interfaces.front import fit
     from marglik.interfaces.process import GaussianProcessEB

@@ -465,9 +465,9 @@ class Fit:
         ----------
         prior
             Name → log density: a function of the value, or an object with ``logpdf``, such as
-            `marglik.half_normal(1.0)` or `marglik.penalised_complexity(3.0, 0.01)`. By default flat on standard
-            deviations (not on their logarithms) and on correlations, and on 1/√x for ``size``, ``shape``,
-            ``precision`` and ``df``. Fixed effects are flat, whatever `reml` was.
+            `marglik.half_normal(1.0)`. By default flat on standard deviations (not on their logarithms), correlations,
+            and 1/√x for ``size``, ``shape``, ``precision`` and ``df``; of processes and fields
+            `marglik.penalised_complexity` and `marglik.penalised_range`. Fixed effects are flat, whatever `reml` was.
         design
             Where the evidence is evaluated: ``"grid"`` for one hyperparameter, ``"importance"`` for some,
             ``"composite"`` for many that are known well (a few dozen evaluations); by default by their number.

@@ -30,15 +30,12 @@ WIDE = 5000
 
 
 class Design(ABC):
-    """Columns side by side.
+    """Columns side by side."""
 
-    Attributes
-    ----------
-    X : (n, p)
-        As an array.
-    """
-
-    X: Float[Array, "n p"]
+    @property
+    @abstractmethod
+    def X(self) -> Float[Array, "n p"]:
+        """As an array."""
 
     @property
     @abstractmethod
@@ -58,11 +55,15 @@ class Design(ABC):
 class Whole(Design):
     """An array."""
 
-    X: Float[Array, "n p"]
+    columns: Float[Array, "n p"]
+
+    @property
+    def X(self):
+        return self.columns
 
     @property
     def shape(self):
-        return self.X.shape
+        return self.columns.shape
 
     def lower_gram(self):
         return lower_gram(self.X)
@@ -77,7 +78,7 @@ class Piecewise(Design):
 
     parts: Sequence[Pieces]
 
-    @property
+    @cached_property
     def shape(self):
         return len(self.parts[0]), sum(part.shape[1] for part in self.parts)
 

@@ -283,6 +283,11 @@ class Hyperparameter:
         covariance: what reports that.
     without_end
         What it says of the data if the evidence rises as it grows without end.
+    beyond
+        Where it means nothing without another: the value from which on the data tell only the ratio of the two, and
+        the other's name.
+    without_size
+        What it says of the data if the evidence rises as it falls to zero.
     unbounded
         True for a precision of the response about its mean: without any scatter the evidence has no maximum.
     """
@@ -293,6 +298,8 @@ class Hyperparameter:
     fixed_effect: bool = False
     image: Image | None = None
     without_end: str = ""
+    without_size: str = ""
+    beyond: tuple[float, str] | None = None
     unbounded: bool = False
 
     @property

@@ -32,6 +32,10 @@ class Hyperprior(NamedTuple):
     words: str
     proper: bool
 
+    def at(self, i: int, name: str) -> JointHyperprior:
+        """Of the i-th coordinate of θ, which has this name."""
+        return JointHyperprior((name,), lambda theta: float(self.log_density(theta[i])), self.words, self.proper)
+
 
 class JointHyperprior(NamedTuple):
     """The prior that a model itself has of some of its hyperparameters, together.

@@ -106,8 +106,8 @@ class Model(ABC):
     def at(self, weights: Float[Array, "p"], theta: Float[Array, "k"]) -> Expansion:
         """The log joint density and its derivatives at one point."""
 
-    def path(self, theta: Float[Array, "k"], around: Gaussian | None = None) -> Path | None:
-        """From a Gaussian, or else from the prior, to the joint density; None where there is none."""
+    def path(self, theta: Float[Array, "k"], around: Gaussian | None = None, prior: bool = True) -> Path | None:
+        """To the joint density from the prior, from a Gaussian, or from half of each; None where there is none."""
         return None
 
     @abstractmethod

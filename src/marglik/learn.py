@@ -499,11 +499,15 @@ def _try_zero(
 
 
 def covariance(optimum: Found) -> Float[Array, "V k k"]:
-    """Inverse of the negative Hessian in φ over the free coordinates, zero elsewhere; NaN where it is not a maximum."""
-    H = -_with_unit_diagonal(optimum.hessian, optimum.free)
+    """Inverse of the negative Hessian in φ over the free coordinates, zero elsewhere; NaN where it is not a maximum.
+
+    A coordinate that the evidence does not have at all is NaN by itself.
+    """
+    idle = optimum.free & ~np.any(optimum.hessian != 0, axis=2)
+    H = -_with_unit_diagonal(optimum.hessian, optimum.free & ~idle)
     out = np.full_like(H, np.nan)
     for v in np.flatnonzero(np.all(np.linalg.eigvalsh(H) > 0, axis=1)):
-        out[v] = np.linalg.inv(H[v])
+        out[v] = np.where(np.diag(idle[v]), np.nan, np.linalg.inv(H[v]))
     return np.where(optimum.free[:, :, None] & optimum.free[:, None, :], out, 0)
 
 

@@ -15,7 +15,6 @@ from marglik.columns import Columns, Factor, in_columns
 from marglik.components import Component, components
 from marglik.expansion import LinearExpansion
 from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
-from marglik.hyperpriors import JointHyperprior
 from marglik.integrand import Model
 from marglik.levels import Grouping, LevelSums, sum_levels
 from marglik.likelihoods import Likelihood
@@ -342,14 +341,8 @@ class LinearModel(Model):
         )
 
     def hyperpriors(self):
-        own = {name: p for term in self.prior for name, p in term.hyperpriors(self.response_scale).items()}
-        place = {name: self.hyperparameters.index(name) for name in own}
-        return tuple(
-            JointHyperprior(
-                (name,), lambda theta, p=p, i=place[name]: float(p.log_density(theta[i])), p.words, p.proper
-            )
-            for name, p in own.items()
-        )
+        own = [item for term in self.prior for item in term.hyperpriors(self.response_scale).items()]
+        return tuple(prior.at(self.hyperparameters.index(name), name) for name, prior in own)
 
     @property
     def several_maxima(self) -> bool:
@@ -548,8 +541,8 @@ class LinearModel(Model):
     def at(self, weights, theta):
         return LinearExpansion(self, np.asarray(weights, float), np.asarray(theta, float))
 
-    def path(self, theta, around=None):
-        return linear_path(self.compact(theta), theta, around)
+    def path(self, theta, around=None, prior=True):
+        return linear_path(self.compact(theta), theta, around, prior)
 
     def start_weights(self):
         u = np.zeros(self.n_weights)

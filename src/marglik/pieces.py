@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from math import comb
 from typing import TYPE_CHECKING, Any
@@ -215,8 +215,8 @@ class Pieces:
             for b in range(q):
                 weights = weights * its.u if b else weights
                 M[a, b] = np.bincount(pair, weights, M.shape[2])
-        M = M.reshape(p, q, mine.n_cells, its.n_cells).transpose(2, 0, 3, 1).reshape(mine.n_cells * p, -1)
-        return self._across @ M @ other._across.T
+        inner = M.reshape(p, q, mine.n_cells, its.n_cells).transpose(2, 0, 3, 1).reshape(mine.n_cells * p, -1)
+        return self._across @ inner @ other._across.T
 
     @cached_property
     def squares(self) -> Float[Array, "k"]:
@@ -256,6 +256,7 @@ class Pieces:
         return np.where(positive, 1.0, -1.0), (positive | negative).all(axis=0)
 
 
+@cache
 def _to_bernstein(size: int) -> Float[Array, "s r"]:
     """Σ_r a_r u^r = Σ_s b_s (d over s) ((1+u)/2)^s ((1−u)/2)^{d−s}: b = T a."""
     d = size - 1

@@ -275,6 +275,9 @@ class Primal(Solver):
         if data.single:
             own = data.place[self.active]
             kept[:, own[:, None], own] = u[:, :, None] * u[:, None, :] * self.inverse
+        elif V == 1:
+            apart = u.T * data.indicator[self.active]
+            kept[0] = apart.T @ blas.dgemm(1.0, self.inverse, apart)
         else:
             for j in np.flatnonzero(a > 0):
                 columns = np.flatnonzero(data.place[self.active] == j)

@@ -12,6 +12,7 @@ from scipy.special import ndtri
 from marglik import learn
 from marglik.hyperparameters import Real
 from marglik.profiles import Profile
+from marglik.validate import listed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,6 +22,30 @@ if TYPE_CHECKING:
 
 DROP = 2.705543454095404 / 2
 """Half the 0.90 quantile of χ²₁: at a boundary the likelihood ratio is zero half of the time (Self & Liang 1987)."""
+
+
+FLAT, STEEP, INVOLVED = 1e-4, 1e-3, 0.1
+"""Less curvature than this, in nats in φ, is none; more slope elsewhere is no maximum; a lesser share of a direction is
+not named."""
+
+
+def undetermined(names: Hyperparameters, optimum: learn.Found) -> str:
+    """Which hyperparameters the evidence is all but flat along at its maximum, as a sentence; empty for none."""
+    for theta, H, slope, free in zip(optimum.theta, optimum.hessian, optimum.gradient, optimum.free, strict=True):
+        meant = [h.beyond is None or theta[names.index(h.beyond[1])] != 0 for h in names]
+        for h, value in zip(names, theta, strict=True):
+            if h.beyond is not None and np.isfinite(value) and value > h.beyond[0]:
+                return f"The data tell only the ratio of {h.name} and {h.beyond[1]}: hold one of them with fixed=."
+        at = np.flatnonzero(free & meant)
+        d, U = np.linalg.eigh(-H[np.ix_(at, at)])
+        flat = U[:, np.abs(d) < FLAT]
+        rest = slope[at] - flat @ (flat.T @ slope[at])
+        if flat.size and np.isfinite(d).all() and np.abs(rest).max() < STEEP:
+            one, *more = (names[i].name for i in at[(flat**2).sum(axis=1) > INVOLVED])
+            if more:
+                return f"The data do not tell {listed([one, *more])} apart: hold one of them with fixed=."
+            return f"The data do not tell {one}: the evidence is the same whatever it is; hold it with fixed=."
+    return ""
 
 
 def wald(names: Hyperparameters, optimum: learn.Found, level: float = 0.95) -> dict[str, Float[Array, "V r"]]:

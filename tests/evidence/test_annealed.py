@@ -369,7 +369,7 @@ def told(path):
     model, _ = gaussian_model(flat=False)
 
     class Told(LinearModel):
-        def path(self, theta, around=None):
+        def path(self, theta, around=None, prior=True):
             return path
 
     return Told(model.likelihood, model.prior, model.rows)

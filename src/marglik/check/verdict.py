@@ -12,7 +12,7 @@ import numpy as np
 from marglik.check.approximation import Approximation
 from marglik.check.consistency import DOUBTFUL, Consistency
 from marglik.evidence import EvidenceMethod
-from marglik.uncertainty import wald
+from marglik.uncertainty import undetermined, wald
 from marglik.validate import counted
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Check:
             if any(triangle.deficient(t) for t in optimum.theta[inside[:, place].any(axis=1), place])
         ]
         meanings = {h.name: h.without_end for h in names if boundary.get(h.name) == np.inf}
+        meanings |= {h.name: h.without_size for h in names if boundary.get(h.name) == 0}
         converged = bool(np.all(optimum.converged)) and not findings
         return cls(
             gradient,
@@ -104,6 +105,7 @@ class Check:
                 rank,
                 findings,
                 meanings,
+                undetermined(names, optimum),
             )
             + _doubt(consistency),
             approximation,
@@ -204,8 +206,20 @@ def _doubt(found: Consistency | None) -> str:
 
 
 def _least_curvature(hessian: Float[Array, "k k"], free: Bool[Array, "k"]) -> float:
-    """Smallest eigenvalue of the negative Hessian over the free coordinates."""
+    """Smallest eigenvalue of the negative Hessian over the free coordinates that the evidence has."""
+    free = free & np.any(hessian != 0, axis=1)
     return float(np.linalg.eigvalsh(-hessian[np.ix_(free, free)]).min(initial=np.inf))
+
+
+def _ends(boundary: Mapping[str, float], many: Mapping[str, int], meanings: Mapping[str, str]) -> list[str]:
+    """What lies at an end of its support, a sentence each."""
+    out = []
+    for name, value in boundary.items():
+        end = "zero, where the data are explained best" if value == 0 else f"its limit, {value:g}"
+        where = f" for {counted(many[name], 'target')}" if name in many else ""
+        meaning = f": {meanings[name]}" if meanings.get(name) else ""
+        out.append(f"{name} is at {end}{where}{meaning}.")
+    return out
 
 
 def _verdict(
@@ -217,7 +231,10 @@ def _verdict(
     rank: Sequence[str],
     findings: Mapping[str, str],
     meanings: Mapping[str, str],
+    undetermined: str,
 ) -> str:
+    if undetermined and not findings:
+        return " ".join(["Do not trust the standard errors.", undetermined, *_ends(boundary, many, meanings)])
     if not converged:
         why = " ".join(findings.values()) or "Learning stopped short of a maximum."
         return f"Do not trust these numbers: {why} Rescale columns of very different size, or try restarts=10."
@@ -225,11 +242,7 @@ def _verdict(
     sentences = [maximum + judged]
     if curvature <= 0:
         return "Do not trust the standard errors: the evidence is flat or rising along some hyperparameter. Fix one."
-    for name, value in boundary.items():
-        end = "zero, where the data are explained best" if value == 0 else f"its limit, {value:g}"
-        where = f" for {counted(many[name], 'target')}" if name in many else ""
-        meaning = f": {meanings[name]}" if meanings.get(name) else ""
-        sentences.append(f"{name} is at {end}{where}{meaning}.")
+    sentences += _ends(boundary, many, meanings)
     for name in rank:
         group = name.rsplit("| ", 1)[-1].rstrip(")")
         sentences.append(f"The covariance of the coefficients of {group} is singular: some combination does not vary.")

@@ -90,15 +90,13 @@ def estimate(
     if model.n_targets > 1:
         raise ValueError(f"Annealing {Annealed().unsuited(model)}.")
     theta = np.asarray(theta, float)
-    path = model.path(theta) if from_prior else None
-    if path is None:
-        if posterior is None:
-            raise ValueError(
-                "Annealing cannot start from the prior, since some weights have a flat one or it was not asked for, so "
-                "it needs a Gaussian. Give posterior=Laplace()(model, theta).posterior."
-            )
-        wide = replace(posterior, precision=posterior.precision.times(WIDER**-2))
-        path = model.path(theta, wide)
+    wide = None if posterior is None else replace(posterior, precision=posterior.precision.times(WIDER**-2))
+    path = model.path(theta, wide, from_prior)
+    if path is None and wide is None:
+        raise ValueError(
+            "Annealing cannot start from the prior, since some weights have a flat one or it was not asked for, so "
+            "it needs a Gaussian. Give posterior=Laplace()(model, theta).posterior."
+        )
     if path is None:
         raise ValueError("This model has no joint density of many weights at once. Use method='laplace'.")
     adapting, estimating = np.random.default_rng(seed).spawn(2)

@@ -18,6 +18,7 @@ Harville (1977), JASA 72, 320. Dupré la Tour, Eickenberg, Nunez-Elizalde & Gall
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -53,6 +54,8 @@ FEW_SCALES, FEW_COLUMNS = 4, 200
 """Up to so many, every subset of the scales is a start."""
 HOPELESS = 30.0
 """So many nats below another start of its target one is given up."""
+ALIKE = 1e-2
+"""So is one whose variances have come so near to those of another, relative to these."""
 GATHERED, ALONE = True, False
 SHARED = 16
 """From so many targets on, they set out together."""
@@ -199,7 +202,7 @@ class _Ascent:
     held: Float[Array, "k"]
     free: Bool[Array, "k"]
 
-    @property
+    @cached_property
     def rescales(self) -> bool:
         """Whether a common factor of all variances is free."""
         return bool(self.free[-1]) and not np.any(self.held[:-1][~self.free[:-1]])
@@ -241,7 +244,7 @@ class _Ascent:
         noise = variances[:, -1:]
         return variances / np.where(noise > 0, noise, 1.0) if self.rescales else variances
 
-    @property
+    @cached_property
     def sizes(self) -> Float[Array, "k"]:
         """Mean squared length of the columns of each scale."""
         data = self.data
@@ -346,6 +349,7 @@ class _Ascent:
             going = self._hopeful(here.value, targets, going, known)
         going = going[np.isfinite(here.value[going])]
         for _ in range(MAX_ROUNDS):
+            going = _apart(here, targets, going)
             now = _part(here, going)
             step, gain = _newton(now, self.free, most, radius[going])
             opened = self._opened(now, gain < DONE, np.minimum(radius[going] / RADIUS, 1.0))
@@ -414,6 +418,18 @@ def _better(a: Local, b: Local) -> Local:
     better = a.value > b.value
     _put(b, np.flatnonzero(better), _part(a, better))
     return b
+
+
+def _apart(at: Local, targets: Array, going: Array) -> Array:
+    """Without starts that follow a better one of their target."""
+    if len(going) < 2 or len(set(targets[going])) == len(going):
+        return going
+    kept: list[int] = []
+    for i in going[np.argsort(-at.value[going], kind="stable")]:
+        ahead = at.variances[[j for j in kept if targets[j] == targets[i]]]
+        if not (np.abs(ahead - at.variances[i]) <= ALIKE * ahead).all(axis=1).any():
+            kept.append(i)
+    return np.sort(kept)
 
 
 def _part(a: Local, which: Array) -> Local:

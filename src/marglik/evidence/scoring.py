@@ -136,8 +136,7 @@ class _Search:
         """
         if not self.model.flat_in_theta or not self.model.n_flat:
             found = approach(self.model, self.start, self.free)
-            points = self.starts() if found is None else [self.approached(found)]
-            return [point for point in points if point is not None]
+            return self.starts() if found is None else [p for p in [self.approached(found)] if p is not None]
         joint, k = self.model.with_flat_in_theta(False), len(self.names) - self.model.n_flat
         search = _Search(self.method, joint, self.start[:k], self.free[:k])
         points = (self.with_flat(search, here) for here in search.starts())

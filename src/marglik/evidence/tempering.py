@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from marglik.paths import Along, Path
+from marglik.paths import Along, Leap, Path
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 KEPT = 0.8
 """Effective sample size after a step in temperature, as a share of the cloud; with `ACCEPTED` the best of those tried,
 by time × variance."""
+KEPT_FIRST = 0.4
+"""The same after the first step, before which draws are independent: one of two halves may have nothing to say."""
 ACCEPTED = 0.9
 LENGTH = 1.5
 """How long a trajectory is, in standard deviations of the cloud."""
 STEPS = 0.05, 1.5
 """Each trajectory has its own step, in this range of the common one: short ones enter what is narrow, as in funnels."""
 MOST_LEAPS, MOST_MOVES, MOST_STAGES = 32, 8, 500
-CORRELATED = 0.3
-"""Moves are made until the cloud's places before and after are correlated no more than this."""
+CORRELATED = 0.5
+"""Moves are made until potentials before and after, of which Ẑ is made, are correlated no more than this."""
 
 
 class Stage(NamedTuple):
@@ -66,14 +68,15 @@ def plan(path: Path, n: int, rng: np.random.Generator) -> list[Stage]:
     while t < 1:
         if len(stages) == MOST_STAGES:
             raise Stuck(f"{MOST_STAGES} temperatures did not suffice: the cloud came to {t:.2g} of the way.")
-        t, log_weights = _next(t, here.potential)
+        t, log_weights = _next(t, here.potential, KEPT if stages else KEPT_FIRST)
         half = _half(W, log_weights)
         W = W[_resampled(log_weights, rng)]
-        here, before, moves = path.at(W, t), W, 0
-        while moves < MOST_MOVES:
+        here, moves = path.at(W, t), 0
+        before = here.potential
+        while moves < MOST_MOVES and t < 1:
             W, here, accepted = _move(path, W, here, Stage(t, half, step, leaps(step), 1), rng)
             moves, step = moves + 1, min(step * np.exp(accepted - ACCEPTED), 2.0)
-            if _correlation(before, W) < CORRELATED:
+            if _correlation(before, here.potential) < CORRELATED:
                 break
         stages.append(Stage(t, half, step, leaps(step), moves))
     return stages
@@ -103,8 +106,8 @@ def _finite(log_weights: Array) -> Array:
     return np.where(np.isnan(log_weights), -np.inf, log_weights)
 
 
-def _next(t: float, potential: Float[Array, "N"]) -> tuple[float, Float[Array, "N"]]:
-    """The temperature at which the effective sample size has dropped to its share, by bisection; the log weights."""
+def _next(t: float, potential: Float[Array, "N"], kept: float) -> tuple[float, Float[Array, "N"]]:
+    """The temperature at which the effective sample size has dropped to this share, by bisection; the log weights."""
 
     def weights(s: float) -> Array:
         return _finite((s - t) * potential)
@@ -116,12 +119,12 @@ def _next(t: float, potential: Float[Array, "N"]) -> tuple[float, Float[Array, "
         return u.sum() ** 2 / max(np.sum(u**2), 1e-300) / len(w)
 
     possible = np.mean(np.isfinite(potential))
-    if share(1.0) >= KEPT * possible:
+    if share(1.0) >= kept * possible:
         return 1.0, weights(1.0)
     low, high = (1.0 - t) * 1e-15, 1.0 - t  # the first step may be tiny
     for _ in range(60):
         middle = np.sqrt(low * high)
-        low, high = (middle, high) if share(t + middle) >= KEPT * possible else (low, middle)
+        low, high = (middle, high) if share(t + middle) >= kept * possible else (low, middle)
     return t + low, weights(t + low)
 
 
@@ -152,16 +155,9 @@ def _move(
     """One move of Hamiltonian Monte Carlo, with steps of random length; and the share accepted."""
     z = rng.standard_normal(W.shape)
     step = stage.step * rng.uniform(*STEPS, (len(W), 1))
-    X = W
     with np.errstate(all="ignore"):  # what runs off is not accepted
         energy = here.reference + stage.t * here.potential - np.sum(z**2, axis=1) / 2
-        z = z + step / 2 * (here.slope @ stage.half)
-        for left in reversed(range(stage.leaps)):
-            X = X + step * (z @ stage.half.T)
-            if left:
-                z = z + step * (path.slope(X, stage.t) @ stage.half)
-        there = path.at(X, stage.t)
-        z = z + step / 2 * (there.slope @ stage.half)
+        X, z, there = path.leapfrog(W, z, here.slope, Leap(stage.t, step, stage.half, stage.leaps))
         gain = there.reference + stage.t * there.potential - np.sum(z**2, axis=1) / 2 - energy
         chance = np.where(np.isnan(gain), 0.0, np.exp(np.minimum(gain, 0.0)))
     yes = rng.random(len(W)) < chance
@@ -169,8 +165,9 @@ def _move(
     return np.where(yes[:, None], X, W), Along(*parts), float(chance.mean())
 
 
-def _correlation(before: Float[Array, "N p"], after: Float[Array, "N p"]) -> float:
-    """The largest of a weight's, between two places of the cloud."""
-    a, b = before - before.mean(axis=0), after - after.mean(axis=0)
-    size = np.sqrt(np.sum(a**2, axis=0) * np.sum(b**2, axis=0))
-    return float(np.max(np.sum(a * b, axis=0) / np.where(size > 0, size, 1.0), initial=0.0))
+def _correlation(before: Float[Array, "N"], after: Float[Array, "N"]) -> float:
+    """Of what is finite in both; 1 where too little is, or nothing varies."""
+    both = np.isfinite(before) & np.isfinite(after)
+    a, b = (x[both] - x[both].mean() if both.any() else x[both] for x in (before, after))
+    size = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / size) if size > 0 else 1.0

@@ -23,6 +23,8 @@ from marglik.validate import listed
 if TYPE_CHECKING:
     from numpy import ndarray as Array
 
+    from marglik.pieces import Pieces
+
 MAKERS: Mapping[str, Callable[..., Sequence[Smooth]]] = {"s": s, "te": te, "ti": ti}
 OPTIONS = {
     "s": ("bs", "k", "m", "by", "knots", "select", "max_knots"),
@@ -216,12 +218,12 @@ def _term(
     return SmoothTerm(smooth, covariates, flat, _prior(smooth, own, names), seen, raw)
 
 
-def _prior(smooth: Smooth, own: Array, names: Sequence[str]) -> Term:
+def _prior(smooth: Smooth, own: Array | Pieces, names: Sequence[str]) -> Term:
     """Independent weights with one scale, with one scale a penalty, or under several penalties at once."""
     if len(smooth.scales) == 1:
         return Ridge(own, names, smooth.scales[0], smooth.label)
     if smooth.overlap:
-        return Overlapping(own, smooth.shares, smooth.scales, smooth.label, names)
+        return Overlapping(np.asarray(own), smooth.shares, smooth.scales, smooth.label, names)
     groups = np.repeat(np.arange(len(smooth.roots)), [root.shape[1] for root in smooth.roots])
     return Ridge(own, names, label=smooth.label, groups=groups, scales=smooth.scales)
 

@@ -140,7 +140,7 @@ class Ridge(Term):
 
     @property
     def columns(self):
-        return as_matrix(self.X if self.pieces is None else self.pieces.values)
+        return as_matrix(np.asarray(self.X))
 
     @property
     def pieces(self):

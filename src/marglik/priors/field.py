@@ -37,6 +37,8 @@ REACHES = (0.1, 0.25, 0.5)
 """Length scales from which learning may set out, as shares of the grid's extent."""
 SIZES = (0.5,)
 """Scales from which it may set out, as multiples of the natural one."""
+LONG = 20.0
+"""A length scale of so many times the grid's extent matters only by its ratio to s."""
 LARGE, SHORT, HALF = 3.0, 0.05, 0.5
 """Where integrated, 5 % of s lies above so many times its natural size, of a length scale below this share of the
 grid's extent, or below half a cell."""
@@ -202,9 +204,19 @@ class ReceptiveField(Term):
 
     @cached_property
     def _hyperparameters(self) -> tuple[Hyperparameter, ...]:
-        of = [(self.dims[d], self.spacing[d]) for d in self._scaled]  # type: ignore[index]
-        lengths = (Hyperparameter(f"length_scale({self.label})[{name}]", Positive(unit)) for name, unit in of)
-        return Hyperparameter(f"sd({self.label})", even=True), *lengths
+        sd = f"sd({self.label})"
+        of = [(self.dims[d], self.spacing[d], self.shape[d]) for d in self._scaled]  # type: ignore[index]
+        lengths = (
+            Hyperparameter(
+                f"length_scale({self.label})[{name}]",
+                Positive(unit),
+                without_end=f"weights are the same all along {name}",
+                without_size=f"neighbours along {name} share nothing, as in ridge regression",
+                beyond=(LONG * unit * m, sd),
+            )
+            for name, unit, m in of
+        )
+        return Hyperparameter(sd, even=True), *lengths
 
     def hyperparameters(self):
         return self._hyperparameters

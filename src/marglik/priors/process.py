@@ -20,7 +20,7 @@ from marglik.roots import Root
 from marglik.validate import check_finite
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
 REACHES = (0.03, 0.1, 0.3, 1.0)
@@ -29,6 +29,8 @@ SIZES = (1.0, 0.3)
 """Scales from which it may set out, as multiples of the natural one."""
 FARTHEST = 1e6
 """Beyond this multiple of its unit a parameter is at its limit, to rounding."""
+LONG = 20.0
+"""A length scale of so many times the range of the inputs matters only by its ratio to the amplitude."""
 LARGE, SHORT = 3.0, 0.05
 """Where integrated, 5 % of the amplitude lies above so many times η's spread, of a length scale below this share of the
 range of the inputs."""
@@ -144,6 +146,12 @@ class GaussianProcess(Term):
         return np.array([size if far else np.nan for far, size in zip(of.distances, sizes, strict=True)])
 
     @cached_property
+    def _repeats(self) -> Int[Array, "k"]:
+        """How many parameters of the same meaning come before; they are told apart by where they set out."""
+        keys = list(zip(self._of.names, self._of.dimensions, strict=True))
+        return np.array([keys[:i].count(key) for i, key in enumerate(keys)], int)
+
+    @cached_property
     def _units(self) -> Float[Array, "k"]:
         return np.where(np.isnan(self._reach), self._of.values, self._reach)
 
@@ -157,21 +165,47 @@ class GaussianProcess(Term):
             which = [str(seen[word, d])] if [w for w, e in keys if e == d].count(word) > 1 else []
             which += [] if d is None else [self.input_names[d]]
             names.append(f"{word}({self.label})" + (f"[{', '.join(which)}]" if which else ""))
-        own = (Hyperparameter(name, Positive(unit)) for name, unit in zip(names, self._units, strict=True))
-        return Hyperparameter(f"sd({self.label})", even=True), *own
+        limits = (self._at_its_ends(word) for word in self._of.names)
+        sd = f"sd({self.label})"
+        far = [
+            LONG * r if w == "length_scale" and r > 0 else np.inf
+            for w, r in zip(self._of.names, self._reach, strict=True)
+        ]
+        own = (
+            Hyperparameter(name, Positive(unit), beyond=(end, sd), **ends)
+            for name, unit, end, ends in zip(names, self._units, far, limits, strict=True)
+        )
+        return Hyperparameter(sd, even=True, without_size=f"{self.label} is not needed; its kernel means nothing"), *own
+
+    def _at_its_ends(self, word: str) -> dict[str, str]:
+        """What it says of the data if a parameter runs off."""
+        known = {
+            "length_scale": {
+                "without_end": f"within the data {self.label} does not vary along it",
+                "without_size": f"different inputs share nothing, so that {self.label} is noise of each",
+            },
+            "alpha": {"without_end": "kernel=RBF() suffices"},
+            "constant_value": {"without_size": "the kernel suffices without the constant"},
+        }
+        return known.get(word, {})
 
     def hyperparameters(self):
         return self._hyperparameters
 
     def parameters(self, theta: Float[Array, "k"]) -> Float[Array, "k"]:
         """Those of the kernel, short of their limits."""
-        return np.clip(theta[1:], self._units / FARTHEST, self._units * FARTHEST)
+        return self._clipped(theta)[0]
+
+    def _clipped(self, theta: Array) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
+        """The kernel's parameters p, and ∂p/∂θ: none at a limit."""
+        p = np.clip(theta[1:], self._units / FARTHEST, self._units * FARTHEST)
+        return p, (p == theta[1:]).astype(float)
 
     def _at(self, theta: Array) -> _KernelAt:
         """The kernel at θ; the last one is kept."""
         key, known = theta[1:].tobytes(), self.__dict__.get("_last")
         if known is None or known[0] != key:
-            known = key, _KernelAt(self._of, self.parameters(theta), self.points)
+            known = key, _KernelAt(self._of, *self._clipped(theta), self.points)
             self.__dict__["_last"] = known
         return known[1]
 
@@ -240,9 +274,8 @@ class GaussianProcess(Term):
     def starts(self, scale):
         known = zip(self._of.names, self._of.distances, strict=True)
         lengths = np.array([far and word == "length_scale" for word, far in known], bool)
-        each = [
-            np.where(lengths, share * self._units, self._of.values) for share in (REACHES if lengths.any() else (1.0,))
-        ]
+        shares = np.array(REACHES)[(np.arange(len(REACHES))[:, None] + self._repeats) % len(REACHES)]
+        each = np.where(lengths, shares * self._units, self._of.values)[: len(REACHES) if lengths.any() else 1]
         return np.array([[size * scale * self._unit(p), *p] for size in SIZES for p in each])
 
     def hyperpriors(self, scale):
@@ -311,7 +344,7 @@ class _ProcessRows(RowCovariance):
 
     def slopes(self, B, w):
         """∂K/∂log ℓ_d = −2 g'(u) (x_d − x'_d)²/ℓ_d²."""
-        s, (K, bend) = self.theta[0], self._values
+        s, (K, bend), moves = self.theta[0], self._values, self.term._clipped(self.theta)[1]
         amplitude = 2 * s * (np.vdot(B, K) + np.vdot(w, w @ K))
         if bend is None:
             rises = self.term._of.tangents(self._p, self._x)
@@ -323,14 +356,14 @@ class _ProcessRows(RowCovariance):
             x = (self._x - self._x.mean(axis=0)) / self._p
             M = (B + w.T @ w) * bend
             along = -2 * ((M.sum(axis=0) + M.sum(axis=1)) @ x**2 - 2 * np.einsum("nd,nd->d", x, M @ x))
-        return np.array([amplitude, *(s**2 * np.asarray(along) / self._p)])
+        return np.array([amplitude, *(s**2 * np.asarray(along) * moves / self._p)])
 
 
 class _KernelAt:
     """K at one point, its root, and their derivatives in the parameters."""
 
-    def __init__(self, of: Kernel, p: Float[Array, "k"], x: Float[Array, "c d"]):
-        self.of, self.p, self.x = of, p, x
+    def __init__(self, of: Kernel, p: Float[Array, "k"], moves: Float[Array, "k"], x: Float[Array, "c d"]):
+        self.of, self.p, self.moves, self.x = of, p, moves, x
 
     @cached_property
     def K(self) -> Float[Array, "c c"]:
@@ -343,12 +376,13 @@ class _KernelAt:
     @cached_property
     def first(self) -> Float[Array, "k c c"]:
         """∂K/∂p."""
-        return self.of.tangents(self.p, self.x) / self.p[:, None, None]
+        return self.of.tangents(self.p, self.x) * (self.moves / self.p)[:, None, None]
 
     @cached_property
     def second(self) -> Float[Array, "k k c c"]:
         """∂²K/∂p∂p."""
-        out = self.of.curvatures(self.p, self.x) / np.multiply.outer(self.p, self.p)[:, :, None, None]
+        share = self.moves / self.p
+        out = self.of.curvatures(self.p, self.x) * np.multiply.outer(share, share)[:, :, None, None]
         for i in range(len(self.p)):
             out[i, i] -= self.first[i] / self.p[i]
         return out

@@ -148,10 +148,10 @@ class Densities:
         return self.staged(self.log_likelihood).compiled(derivatives.batched)
 
     @cached_property
-    def tempered(self) -> Callable[..., Any]:
-        """(W, t, θ) → log p(w), log p(y|w, θ) and the gradient of the path at t, for each row of W."""
+    def trajectories(self) -> Callable[..., Any]:
+        """Leapfrog steps along a path to the joint density; see `derivatives.trajectories`."""
         both = self.staged(lambda w, theta: (self.log_joint(w, theta), self.log_likelihood(w, theta)))
-        return both.compiled(derivatives.tempered)
+        return both.compiled(derivatives.trajectories)
 
     @cached_property
     def draws(self) -> Callable[..., Any]:

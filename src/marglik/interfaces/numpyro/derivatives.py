@@ -56,19 +56,37 @@ def batched(f: Density) -> Density:
     return lambda constants, W, theta: jax.vmap(f, (None, 0, None))(constants, W, theta)
 
 
-def tempered(f: Density) -> Density:
-    """For every row w of W: log p(w), log p(y|w), and the gradient of log p(w) + t log p(y|w), side by side.
+def trajectories(f: Density) -> Density:
+    """Leapfrog steps along a path, for each row of W with its momenta, gradient and step side by side.
 
-    f gives log p(y, w) and log p(y|w).
+    log π_t = (1 − t) log q + t log p(y, w),    log q = logaddexp(a + log p(w), b − |R(w − m)|²/2)
+
+    f gives log p(y, w) and log p(y|w). What is returned are places, momenta, log q, log p(y, w) − log q and gradients.
     """
 
-    def run(constants: Any, W: Any, t: Any, theta: Any) -> Any:
-        def density(w: Any) -> tuple[Any, tuple[Any, Any]]:
-            joint, rows = f(constants, w, theta)
-            return joint - (1 - t) * rows, (joint - rows, rows)
+    def run(constants: Any, rows: Any, t: Any, half: Any, count: Any, theta: Any, reference: Any) -> Any:
+        a, b, m, R = reference
+        p = len(m)
 
-        (_, parts), slope = jax.vmap(jax.value_and_grad(density, has_aux=True))(W)
-        return jnp.column_stack([*parts, slope])
+        def density(w: Any) -> tuple[Any, tuple[Any, Any]]:
+            joint, seen = f(constants, w, theta)
+            away = R @ (w - m)
+            log_q = jnp.logaddexp(a + joint - seen, b - away @ away / 2)
+            return (1 - t) * log_q + t * joint, (log_q, joint - log_q)
+
+        along = jax.vmap(jax.value_and_grad(density, has_aux=True))
+        W, z, slope, step = (rows[:, s] for s in (slice(p), slice(p, 2 * p), slice(2 * p, 3 * p), slice(3 * p, None)))
+
+        def leap(_: Any, carried: Any) -> Any:
+            W, z, *_ = carried
+            W = W + step * (z @ half.T)
+            (_, parts), slope = along(W)
+            return W, z + step * (slope @ half), *parts, slope
+
+        none = jnp.zeros(len(rows))
+        start = W, z + step / 2 * (slope @ half), none, none, slope
+        W, z, *parts, slope = jax.lax.fori_loop(0, count, leap, start)
+        return jnp.column_stack([W, z - step / 2 * (slope @ half), *parts, slope])
 
     return run
 

@@ -22,9 +22,10 @@ from marglik.interfaces.numpyro.nuts import Samples, sample
 from marglik.interfaces.numpyro.posterior import ProgramPosterior
 from marglik.interfaces.numpyro.sites import BadProgram, Call, Partial, sorted_sites
 from marglik.interfaces.numpyro.theta import Theta
+from marglik.likelihoods import LOG_2PI
 from marglik.linalg import Arrow
 from marglik.model import Model
-from marglik.paths import Along, GaussianPath, Joint, Path
+from marglik.paths import Along, Leap, Path, alternate
 from marglik.posterior import Gaussian
 
 if TYPE_CHECKING:
@@ -175,15 +176,13 @@ class Program(Model):
                 "or use method='laplace'."
             ) from error
 
-    def path(self, theta, around=None):
-        path = ProgramPath(self, theta)
-        if around is not None:
-            return GaussianPath(ProgramJoint(path), around.mean, around.precision)
-        try:
-            self.prior_draws(theta, 1)
-        except BadProgram:
-            return None
-        return path
+    def path(self, theta, around=None, prior=True):
+        if prior:
+            try:
+                self.prior_draws(theta, 1)
+            except BadProgram:
+                prior = False
+        return ProgramPath(self, theta, around, prior) if prior or around is not None else None
 
     @property
     def log_hyperprior(self):
@@ -294,28 +293,50 @@ def _by_chunks(function: Callable[..., Array], rows: Array, theta: Array) -> Arr
 
 @dataclass(frozen=True, eq=False)
 class ProgramPath(Path):
-    """From the program's prior to its joint density."""
+    """From the program's prior, a Gaussian, or half of each, to its joint density."""
 
     model: Program
     theta: Float[Array, "k"]
+    around: Gaussian | None
+    prior: bool
 
     def draws(self, n, rng):
-        return self.model.prior_draws(self.theta, n, int(rng.integers(2**31)))
+        seed = int(rng.integers(2**31))
+        if self.around is None:
+            return self.model.prior_draws(self.theta, n, seed)
+        near = self.around.draws(n, rng)
+        return alternate(self.model.prior_draws(self.theta, n, seed), near, rng) if self.prior else near
+
+    @cached_property
+    def _reference(self) -> tuple[float, float, Array, Array]:
+        """a, b, m and R of q = eᵃ p(w) + eᵇ exp(−|R(w − m)|²/2)."""
+        p = self.model.n_weights
+        if self.around is None:
+            return 0.0, -np.inf, np.zeros(p), np.zeros((p, p))
+        H, share = self.around.precision, np.log(2) if self.prior else 0.0
+        return -share if self.prior else -np.inf, (H.log_det - p * LOG_2PI) / 2 - share, self.around.mean, _root(H)
 
     def at(self, W, t):
-        both = _by_chunks(lambda part, theta: self.model.densities.tempered(part, float(t), theta), W, self.theta)
-        return Along(both[:, 0], both[:, 1], both[:, 2:])
+        rows = np.column_stack([W, np.zeros((len(W), 2 * W.shape[1] + 1))])
+        return self._along(rows, Leap(t, np.zeros((len(W), 1)), np.zeros((W.shape[1], W.shape[1])), 1))[2]
+
+    def leapfrog(self, W, z, slope, leap):
+        return self._along(np.column_stack([W, z, slope, leap.step]), leap)
+
+    def _along(self, rows: Array, leap: Leap) -> tuple[Array, Array, Along]:
+        run, p = self.model.densities.trajectories, self.model.n_weights
+        own = float(leap.t), leap.half, leap.count
+
+        def some(part: Array, theta: Array) -> Array:
+            return run(part, *own, theta, self._reference)
+
+        out = _by_chunks(some, rows, self.theta)
+        return out[:, :p], out[:, p : 2 * p], Along(out[:, 2 * p], out[:, 2 * p + 1], out[:, 2 * p + 2 :])
 
 
-@dataclass(frozen=True, eq=False)
-class ProgramJoint(Joint):
-    """log p(y, w|θ) of a program: the end of its path."""
-
-    path: ProgramPath
-
-    def __call__(self, W):
-        here = self.path.at(W, 1.0)
-        return here.reference + here.potential, here.slope
+def _root(H: Arrow) -> Float[Array, "p p"]:
+    """R with RᵀR = H."""
+    return np.linalg.cholesky(H.to_dense()).T
 
 
 @dataclass(frozen=True, eq=False)
