@@ -58,7 +58,7 @@ def fit_model(
     choice = choice._replace(method=choice.method.seeded(seed))
     fit = _learned(model, choice, fixed, hyperprior, restarts, seed, source, notes)
     if isinstance(fit.optimum, learn.Optimum):
-        _warn_unless_converged(fit.optimum, undetermined(model.hyperparameters, fit.optimum))
+        _warn_unless_converged(fit.optimum, fit.model.hyperparameters)
     return fit
 
 
@@ -274,12 +274,12 @@ HOPELESS = 30.0
 """A scale whose loss costs more than this many nats, the others as they are, is not tried at zero."""
 
 
-def _warn_unless_converged(optimum: learn.Optimum, undetermined: str) -> None:
+def _warn_unless_converged(optimum: learn.Optimum, names: Hyperparameters) -> None:
     astray = ~optimum.converged & ~np.isnan(optimum.value)
     if astray.any():
         which = "" if len(astray) == 1 else f" for {counted(int(astray.sum()), 'target')}"
         warnings.warn(
-            undetermined
+            undetermined(names, optimum)
             or f"Learning did not converge{which} in {counted(optimum.n_iterations, 'step')}; see fit.check() and "
             "fit.trace. Rescale columns of very different size, or give start values through restarts=.",
             stacklevel=4,

@@ -284,7 +284,7 @@ class Hyperparameter:
     without_end
         What it says of the data if the evidence rises as it grows without end.
     beyond
-        Where it means nothing without another: the value from which on the data tell only the ratio of the two, and
+        Where it means nothing without another: from which value on the data tell little but the ratio of the two, and
         the other's name.
     without_size
         What it says of the data if the evidence rises as it falls to zero.

@@ -64,7 +64,7 @@ class Path(ABC):
         """
         t, step, half = leap.t, leap.step, leap.half
         z = z + step / 2 * (slope @ half)
-        for left in reversed(range(leap.count)):
+        for left in reversed(range(leap.leaps)):
             W = W + step * (z @ half.T)
             if left:
                 z = z + step * (self.slope(W, t) @ half)
@@ -73,12 +73,12 @@ class Path(ABC):
 
 
 class Leap(NamedTuple):
-    """How to move at t: a step ε for each row, C with the inverse mass matrix CCᵀ, and how many leaps."""
+    """How to move at t: a step ε for each row, C with the inverse mass matrix CCᵀ, and how many of them."""
 
     t: float
     step: Float[Array, "N 1"]
     half: Float[Array, "p p"]
-    count: int
+    leaps: int
 
 
 class Reference(ABC):

@@ -27,8 +27,10 @@ COMPARED = 64
 """With no more breaks than this, a row's cell is found by comparing it with each."""
 SIGN = 1e-13
 """A polynomial counts as positive on a cell if it is, but for such a share of its size."""
-PAIR, OWN, PLACE, COLUMN, PRODUCT = 1.4, 30.0, 1.0, 4.0, 0.04
-"""Nanoseconds a row: for a moment of a pair of cubic splines, for one spline's own sums, …; see `worthwhile`."""
+MOMENT, OWN = 1.4, 40.0
+"""Nanoseconds a row: for one moment over the cells of a pair, and for the sums of one covariate alone."""
+COLUMN, PRODUCT = 6.0, 0.045
+"""The same for a column as an array, and for its product with another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,10 +294,10 @@ def joint_gram(parts: Sequence[Pieces]) -> Float[Array, "p p"]:
 
 
 def worthwhile(parts: Sequence[Pieces]) -> bool:
-    """Whether moments cost less than columns do: where these are many, cells few, and so are pairs of smooths."""
+    """Whether moments cost less than columns do: where cells are few beside rows, and covariates beside columns."""
     n, cells = len(parts[0]), [part.places.n_cells for part in parts]
     sizes, p = [len(part.coefficients) for part in parts], sum(part.shape[1] for part in parts)
     if sum(cells) ** 2 > n * len(parts) ** 2:
         return False
     pairs = (sum(sizes) ** 2 - sum(size**2 for size in sizes)) / 2
-    return PAIR * pairs + OWN * len(parts) < COLUMN * p + PRODUCT * p**2
+    return MOMENT * pairs + OWN * len(parts) < COLUMN * p + PRODUCT * p**2

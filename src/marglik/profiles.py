@@ -113,7 +113,11 @@ class Profile:
     def ends(self, estimate: float, se: float, target: float, unit: float) -> tuple[float, float]:
         """Where the drop reaches ``target`` below and above; the end of the support where it never does."""
         support = self.objective.hyperparameters.support_of(self.name)
-        to, back, ends = support.to_unconstrained, support.from_unconstrained, (support.lower, support.upper)
+        ends = support.lower, support.upper
+
+        def back(t: float) -> float:
+            return float(support.from_unconstrained(np.array(t)))
+
         if ends[0] < estimate < ends[1]:
             middle, step = estimate, 2 * se / float(support.derivatives(np.array(estimate))[0])
         else:
@@ -124,8 +128,9 @@ class Profile:
             if estimate == end:
                 found.append(end)
                 continue
-            t = crossing(lambda t: self.drop(float(back(t))) - target, float(to(middle)), sign * step)
-            found.append(end if t is None else float(back(t)))
+            start = float(support.to_unconstrained(np.array(middle)))
+            t = crossing(lambda t: self.drop(back(t)) - target, start, sign * step)
+            found.append(end if t is None else back(t))
         return found[0], found[1]
 
 

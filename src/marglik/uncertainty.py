@@ -24,18 +24,24 @@ DROP = 2.705543454095404 / 2
 """Half the 0.90 quantile of χ²₁: at a boundary the likelihood ratio is zero half of the time (Self & Liang 1987)."""
 
 
-FLAT, STEEP, INVOLVED = 1e-4, 1e-3, 0.1
+FLAT, STEEP, INVOLVED, VAGUE = 1e-4, 1e-3, 0.1, 1.0
 """Less curvature than this, in nats in φ, is none; more slope elsewhere is no maximum; a lesser share of a direction is
-not named."""
+not named; a smaller error in φ says that the data tell a value."""
 
 
 def undetermined(names: Hyperparameters, optimum: learn.Found) -> str:
     """Which hyperparameters the evidence is all but flat along at its maximum, as a sentence; empty for none."""
-    for theta, H, slope, free in zip(optimum.theta, optimum.hessian, optimum.gradient, optimum.free, strict=True):
-        meant = [h.beyond is None or theta[names.index(h.beyond[1])] != 0 for h in names]
-        for h, value in zip(names, theta, strict=True):
-            if h.beyond is not None and np.isfinite(value) and value > h.beyond[0]:
-                return f"The data tell only the ratio of {h.name} and {h.beyond[1]}: hold one of them with fixed=."
+    errors = np.sqrt(np.einsum("vkk->vk", learn.covariance(optimum)))
+    for theta, H, slope, free, sd in zip(
+        optimum.theta, optimum.hessian, optimum.gradient, optimum.free, errors, strict=True
+    ):
+        meant = np.array([h.beyond is None or theta[names.index(h.beyond[1])] != 0 for h in names], bool)
+        for h, value, error in zip(names, theta, sd, strict=True):
+            if h.beyond is not None and h.beyond[0] < value < np.inf and not error < VAGUE:
+                return (
+                    f"The data tell little more than the ratio of {h.name} and {h.beyond[1]}: hold one of them with "
+                    "fixed=."
+                )
         at = np.flatnonzero(free & meant)
         d, U = np.linalg.eigh(-H[np.ix_(at, at)])
         flat = U[:, np.abs(d) < FLAT]

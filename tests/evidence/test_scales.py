@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import minimize
 
 import marglik
-from marglik.evidence import Exact
+from marglik.evidence import Exact, scales
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.priors import Flat, Prior, Ridge
@@ -181,6 +181,22 @@ def test_the_density_that_is_searched(name):
     true = Truth(given.model(1)).at(theta)
     np.testing.assert_allclose(value, true.value, rtol=1e-10)
     np.testing.assert_allclose(slope, true.gradient * theta, rtol=1e-8)
+
+
+@pytest.mark.parametrize("variances", [[0.5, 9.0, 0.0, 0.4], [0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
+@pytest.mark.parametrize("name", BANDS)
+def test_the_value_alone(name, variances):
+    """At given variances and at their best multiple; where none is a density, too."""
+    data, targets = problem(name).model().reduced, np.arange(5)
+    for rescaled in (True, False):
+        whole = scales._expanded(data, np.array(variances), targets, rescaled).value
+        np.testing.assert_allclose(scales._value(data, np.array(variances), targets, rescaled), whole, rtol=1e-13)
+
+
+def test_a_start_that_follows_a_better_one_is_given_up():
+    at = scales._unknown(np.array([[1.0, 0.0], [1.005, 0.0], [1.0, 1e-9], [1.0, 0.0]]), np.array([1.0, 2.0, 3.0, 0.0]))
+    np.testing.assert_array_equal(scales._apart(at, np.array([0, 0, 0, 1]), np.arange(4)), [1, 2, 3])
+    np.testing.assert_array_equal(scales._apart(at, np.array([0, 0, 0, 1]), np.array([0, 3])), [0, 3])
 
 
 @pytest.mark.parametrize("seed", range(4))

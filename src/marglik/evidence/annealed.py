@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Annealed evidence: tempered sequential Monte Carlo from the prior, or from a Gaussian, to the joint density."""
+"""Annealed evidence: tempered sequential Monte Carlo from the prior and a Gaussian to the joint density."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PARTICLES, RUNS = 1024, 8
 FEWEST_PARTICLES, FEWEST_RUNS = 64, 8
 WIDER = 1.5
-"""Standard deviations of a Gaussian reference, in those of Laplace's posterior."""
+"""Standard deviations of a Gaussian reference, in those of the posterior that it is taken from."""
 MOST_WEIGHTS = 500
 VAGUE = 0.5
 """A standard error, in nats, from which on it says little itself: by the delta method it cannot exceed 1."""
@@ -55,12 +55,13 @@ def estimate(
     model, theta
         The integrand.
     posterior
-        Laplace's, in the model's coordinates: widened, it is where annealing starts if some weights are flat.
+        Laplace's, in the model's coordinates: widened, it is where annealing starts if not from the prior.
     seed, particles, runs
         Of the random numbers; weights in a cloud; independent clouds.
     from_prior
-        Whether to start from the prior where it is proper, which finds modes that ``posterior`` does not know; else
-        from ``posterior``, widened: less work, and less error where the prior is far from the posterior.
+        Whether to start from the prior where it is proper, which finds modes that ``posterior`` does not know. A first
+        cloud goes all the way, and the clouds that estimate set out from a Gaussian with its moments, widened, by
+        halves with the prior. Else, and where weights are flat, they set out from ``posterior``, widened.
 
     Raises
     ------
@@ -90,18 +91,20 @@ def estimate(
     if model.n_targets > 1:
         raise ValueError(f"Annealing {Annealed().unsuited(model)}.")
     theta = np.asarray(theta, float)
-    wide = None if posterior is None else replace(posterior, precision=posterior.precision.times(WIDER**-2))
-    path = model.path(theta, wide, from_prior)
-    if path is None and wide is None:
+    first = model.path(theta) if from_prior else None
+    if first is None and posterior is None:
         raise ValueError(
             "Annealing cannot start from the prior, since some weights have a flat one or it was not asked for, so "
             "it needs a Gaussian. Give posterior=Laplace()(model, theta).posterior."
         )
-    if path is None:
-        raise ValueError("This model has no joint density of many weights at once. Use method='laplace'.")
-    adapting, estimating = np.random.default_rng(seed).spawn(2)
+    scouting, adapting, estimating = np.random.default_rng(seed).spawn(3)
     try:
-        stages = tempering.plan(path, particles, adapting)
+        near = tempering.around(tempering.plan(first, particles, scouting)[1]) if first is not None else posterior
+        assert near is not None
+        path = model.path(theta, replace(near, precision=near.precision.times(WIDER**-2)), first is not None)
+        if path is None:
+            raise ValueError("This model has no joint density of many weights at once. Use method='laplace'.")
+        stages, _ = tempering.plan(path, particles, adapting)
     except tempering.Stuck as error:
         raise ValueError(
             f"The annealed runs did not reach the joint density. {error} Try method='laplace', or a prior nearer to "
@@ -119,13 +122,14 @@ def estimate(
 
 @dataclass(frozen=True)
 class Annealed(EvidenceMethod):
-    """Tempered sequential Monte Carlo from the prior to the posterior, with a standard error.
+    """Tempered sequential Monte Carlo to the posterior, with a standard error.
 
-        log p(y|θ) ≈ log (1/R) Σ_r Ẑ_r,    Ẑ = Π_s (1/N) Σ_i p(y|w_i,θ)^(t_s − t_{s−1})
+        log p(y|θ) ≈ log (1/R) Σ_r Ẑ_r,    Ẑ = Π_s (1/N) Σ_i [p(y, w_i|θ)/q(w_i)]^(t_s − t_{s−1})
 
-    The Ẑ_r of R clouds that know nothing of each other have the expectation p(y|θ). Where some weights are flat they
-    set out from Laplace's posterior, widened, in place of the prior. θ is learned by Laplace's method; its error bars
-    and the posterior of the weights are Laplace's too, as is ``gradient``.
+    A first cloud sets out from the prior. Half of q is the prior, the other half a Gaussian with the moments of where
+    that cloud arrived, widened; or, where some weights are flat, q is Laplace's posterior, widened. The Ẑ_r of R clouds
+    that know nothing of each other have the expectation p(y|θ). θ is learned by Laplace's method; its error bars and
+    the posterior of the weights are Laplace's too, as is ``gradient``.
 
     References
     ----------

@@ -216,10 +216,10 @@ class _Ascent:
             own = targets[alive]
             equal = self.equal_scales(own)
             if len(own) < SHARED:
-                starts = [equal.variances, *self.patterns(equal.variances)]
+                starts = [equal, *self.patterns(equal)]
                 best = self.flipped(self.best_of(starts, own, scored=(ALONE, ALONE)), own)
             else:
-                best = self.climbed(equal, own, scored=(GATHERED, ALONE))
+                best = self.climbed(self.joined(equal, own), own, scored=(GATHERED, ALONE))
             out[alive] = best.variances
         out[:, :-1][:, self.free[:-1] & (self.sizes == 0)] = 0.0
         return out
@@ -251,14 +251,14 @@ class _Ascent:
         counts = np.bincount(data.place, minlength=data.n_scales)
         return np.bincount(data.place, data.squares, data.n_scales) / np.maximum(counts, 1)
 
-    def equal_scales(self, targets: Array) -> Local:
+    def equal_scales(self, targets: Array) -> Float[Array, "V k"]:
         """The best of a few levels at which all columns have the same signal to noise."""
         noise = self.data.total.mean() / self.data.n_free if self.free[-1] else self.held[-1]
         sizes = np.where(self.sizes > 0, self.sizes, 1.0)
         levels = [np.where(self.free, np.append(level * noise / sizes, noise), self.held) for level in LEVELS]
         values = np.array([_value(self.data, there, targets, self.rescales) for there in levels])
         best = np.nan_to_num(values, nan=-np.inf).argmax(axis=0)
-        return self.joined(np.array(levels)[best], targets)
+        return np.array(levels)[best]
 
     def patterns(self, equal: Float[Array, "V k"]) -> list[Float[Array, "V k"]]:
         """Starts with some of the scales alone: none, or any subset where that is cheap; with noise and without."""

@@ -156,7 +156,8 @@ class _Search:
         thetas = self.model.start_theta() if self.model.several_maxima else [self.start]
         tried = (self.at(np.where(self.free, theta, self.start), None) for theta in thetas)
         points = sorted((point for point in tried if point is not None), key=lambda p: -p.value)
-        kept = apart(self.names.unconstrain(np.array([p.theta for p in points])), [p.value for p in points])
+        phi = self.names.unconstrain(np.array([p.theta for p in points]).reshape(len(points), len(self.names)))
+        kept = apart(phi, [p.value for p in points])
         return [points[i] for i in kept]
 
     def approached(self, found: Approach) -> Point | None:

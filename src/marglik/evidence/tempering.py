@@ -5,8 +5,8 @@
 
 At each temperature t_s the cloud is weighted, resampled, and moved by Hamiltonian Monte Carlo, which leaves π_t
 invariant. A first cloud adapts: temperatures to the effective sample size, momenta to the cloud's covariance, steps to
-the share that is accepted, moves to how far they carry. The clouds that estimate follow this plan as it is, so each Ẑ
-has the expectation Z exactly (Del Moral, Doucet & Jasra 2006).
+the share that is accepted, moves to how soon potentials are forgotten. The clouds that estimate follow this plan as it
+is, so each Ẑ has the expectation Z exactly (Del Moral, Doucet & Jasra 2006).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
+from marglik.linalg import Arrow
 from marglik.paths import Along, Leap, Path
+from marglik.posterior import Gaussian
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -27,7 +29,7 @@ KEPT = 0.8
 by time × variance."""
 KEPT_FIRST = 0.4
 """The same after the first step, before which draws are independent: one of two halves may have nothing to say."""
-ACCEPTED = 0.9
+ACCEPTED = 0.8
 LENGTH = 1.5
 """How long a trajectory is, in standard deviations of the cloud."""
 STEPS = 0.05, 1.5
@@ -51,8 +53,8 @@ class Stuck(ValueError):
     """The cloud did not reach the joint density."""
 
 
-def plan(path: Path, n: int, rng: np.random.Generator) -> list[Stage]:
-    """Send a first cloud along the path and keep what it adapted to.
+def plan(path: Path, n: int, rng: np.random.Generator) -> tuple[list[Stage], Float[Array, "n p"]]:
+    """Send a first cloud along the path; what it adapted to, and where it arrived.
 
     Raises
     ------
@@ -79,7 +81,7 @@ def plan(path: Path, n: int, rng: np.random.Generator) -> list[Stage]:
             if _correlation(before, here.potential) < CORRELATED:
                 break
         stages.append(Stage(t, half, step, leaps(step), moves))
-    return stages
+    return stages, W
 
 
 def leaps(step: float) -> int:
@@ -135,6 +137,12 @@ def _resampled(log_weights: Float[Array, "N"], rng: np.random.Generator) -> Int[
         return np.arange(n)
     total = np.cumsum(np.exp(log_weights - top))
     return np.searchsorted(total, (rng.random() + np.arange(n)) / n * total[-1], side="right").clip(max=n - 1)
+
+
+def around(W: Float[Array, "N p"]) -> Gaussian:
+    """The Gaussian with the moments of a cloud."""
+    root = np.linalg.inv(_half(W, np.zeros(len(W))))
+    return Gaussian(W.mean(axis=0), Arrow.dense(root.T @ root))
 
 
 def _half(W: Float[Array, "N p"], log_weights: Float[Array, "N"]) -> Float[Array, "p p"]:

@@ -325,7 +325,7 @@ class ProgramPath(Path):
 
     def _along(self, rows: Array, leap: Leap) -> tuple[Array, Array, Along]:
         run, p = self.model.densities.trajectories, self.model.n_weights
-        own = float(leap.t), leap.half, leap.count
+        own = float(leap.t), leap.half, leap.leaps
 
         def some(part: Array, theta: Array) -> Array:
             return run(part, *own, theta, self._reference)
