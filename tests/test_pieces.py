@@ -7,7 +7,7 @@ import pytest
 import marglik
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
-from marglik.pieces import Pieces, Polynomials, joint_gram, worthwhile
+from marglik.pieces import Pieces, Polynomials, _cells, joint_gram, worthwhile
 from marglik.priors import Flat, Ridge
 from marglik.rows import InMemory
 from marglik.smooths import s
@@ -84,6 +84,15 @@ def test_rows_near_a_break_lose_no_digits():
     breaks = 1e6 + np.arange(5.0)
     (smooth,) = s({"x": breaks}, "x", bs="cr", k=5)
     close(np.asarray(smooth.basis.pieces([breaks])), np.eye(5))
+
+
+@pytest.mark.parametrize("spread", [1, 9], ids=["even", "crowded"])
+@pytest.mark.parametrize("n_breaks", [0, 1, 40, 300])
+def test_cells(n_breaks, spread):
+    """However breaks lie; a row at a break is right of it."""
+    breaks = np.sort(np.random.default_rng(n_breaks).standard_normal(n_breaks) ** spread)
+    x = np.concatenate([DATA["z"] ** spread, breaks, np.nextafter(breaks, -np.inf), [-1e300, 1e300]])
+    np.testing.assert_array_equal(_cells(x, breaks), np.searchsorted(breaks, x, side="right"))
 
 
 def test_numpy_takes_them_for_an_array():

@@ -58,6 +58,11 @@ class Model(ABC):
         return False
 
     @property
+    def dense_weights(self) -> bool:
+        """Whether there are fewer correlated weights than rows, and no others but dense ones; see `LinearModel`."""
+        return False
+
+    @property
     def several_maxima(self) -> bool:
         """Whether the evidence has more than one maximum as a rule; see `LinearModel`."""
         return False

@@ -340,6 +340,20 @@ class LinearModel(Model):
             and weights >= self.rows.n
         )
 
+    @cached_property
+    def dense_weights(self) -> bool:
+        """Whether the model is Gaussian with correlated weights, fewer than rows, and no grouping factors."""
+        return (
+            self.likelihood.gaussian
+            and not self.flat_in_theta
+            and not self.groupings
+            and not self.dense_rows
+            and self.rows.y.ndim == 1
+            and (self.reml or not self.n_flat)
+            and any(term.kernel and term.covaries for term in self.dense)
+            and all(term.covaries or not term.kernel for term in self.dense)
+        )
+
     def hyperpriors(self):
         own = [item for term in self.prior for item in term.hyperpriors(self.response_scale).items()]
         return tuple(prior.at(self.hyperparameters.index(name), name) for name, prior in own)

@@ -73,7 +73,7 @@ class Path(ABC):
 
 
 class Leap(NamedTuple):
-    """How to move at t: a step ε for each row, C with the inverse mass matrix CCᵀ, and how many of them."""
+    """How to move at t: a step ε for each row, C with the inverse mass matrix CCᵀ, and the number of steps."""
 
     t: float
     step: Float[Array, "N 1"]

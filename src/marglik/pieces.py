@@ -25,6 +25,8 @@ RUN = 1 << 13
 """Rows that columns are evaluated at in one go, so that they stay in the cache."""
 COMPARED = 64
 """With no more breaks than this, a row's cell is found by comparing it with each."""
+CROWDED = 8
+"""Many breaks are put in bins; with more than so many in one, a row's cell is found by bisection."""
 SIGN = 1e-13
 """A polynomial counts as positive on a cell if it is, but for such a share of its size."""
 MOMENT, OWN = 1.4, 40.0
@@ -272,12 +274,24 @@ def _runs(rows: Int[Array, "l"]) -> list[Int[Array, "l"]]:
 
 def _cells(x: Float[Array, "n"], breaks: Float[Array, "m-1"]) -> Int[Array, "n"]:
     """How many breaks are no larger than each value."""
-    if len(breaks) > COMPARED:
+    if len(breaks) <= COMPARED:
+        few = np.zeros(len(x), np.uint8)
+        for b in breaks:
+            few += x >= b
+        return few.astype(np.intp)
+    low, high, size = breaks[0], breaks[-1], 4 * len(breaks)
+
+    def bin_of(values: Float[Array, "l"]) -> Int[Array, "l"]:
+        return ((np.clip(values, low, high) - low) * (size / (high - low))).astype(np.intp)
+
+    held = np.bincount(bin_of(breaks), minlength=size + 1)
+    if held.max() > CROWDED:
         return np.searchsorted(breaks, x, side="right")
-    cell = np.zeros(len(x), np.uint8)
-    for b in breaks:
-        cell += x >= b
-    return cell.astype(np.intp)
+    cell = (np.cumsum(held) - held)[bin_of(x)]  # breaks in bins before a row's are smaller, for rounding is monotone
+    ahead = np.append(breaks, np.inf)
+    for _ in range(held.max()):
+        cell += x >= ahead[cell]
+    return cell
 
 
 def joint_gram(parts: Sequence[Pieces]) -> Float[Array, "p p"]:

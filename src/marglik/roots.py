@@ -42,24 +42,25 @@ class Root:
     K: Float[Array, "c c"]
 
     @cached_property
-    def _spectrum(self) -> tuple[Float[Array, "c"], Float[Array, "c c"]]:
+    def spectrum(self) -> tuple[Float[Array, "c"], Float[Array, "c c"]]:
+        """s, in ascending order, and U."""
         d, U = eigh(self.K, check_finite=False)
         return np.sqrt(np.maximum(d, 0.0)), U
 
     @cached_property
     def matrix(self) -> Float[Array, "c c"]:
         """S."""
-        s, U = self._spectrum
+        s, U = self.spectrum
         return (U * s) @ U.T
 
     @cached_property
     def _shares(self) -> Float[Array, "c c"]:
         """1 / (s_i + s_j); zero where both are."""
-        s = self._spectrum[0]
+        s = self.spectrum[0]
         total = np.add.outer(s, s)
         return np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
 
     def slope(self, K_dot: Float[Array, "c c"]) -> Float[Array, "c c"]:
         """Ṡ, for a symmetric K̇."""
-        U = self._spectrum[1]
+        U = self.spectrum[1]
         return U @ (U.T @ K_dot @ U * self._shares) @ U.T

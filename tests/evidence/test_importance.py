@@ -9,7 +9,8 @@ from scipy.special import expit
 import marglik
 from marglik import pareto
 from marglik.evidence import Exact, Importance, Laplace, Quadrature, choose, draws, evaluate, importance
-from marglik.evidence.levels_drawn import log_t4, t4
+from marglik.evidence.clouds import Joint
+from marglik.evidence.draws import log_t4, t4
 from marglik.likelihoods import Bernoulli, Binomial, Likelihood, Poisson
 from marglik.model import LinearModel
 from marglik.priors import Flat, Gaussian, RandomEffects, Ridge
@@ -195,7 +196,7 @@ def test_a_density_of_zero_is_a_weight_of_zero():
         def log_joints(self, theta):
             return np.where(np.arange(16) % 2, -np.inf, 0.0)
 
-    cloud = importance.Joint(Half(), log_q, 0.0)
+    cloud = Joint(Half(), log_q, 0.0)
     np.testing.assert_allclose(cloud.at(np.zeros(0)).log_value, np.log(0.5), rtol=1e-12)
 
 

@@ -3,8 +3,8 @@
 
     gap = log p(y|θ̂) as the method has it − log p(y|θ̂) by importance sampling
 
-The slope of the second in φ is E[∂ log p(y, w|θ)/∂φ | y] (Fisher's identity), here by central differences with all
-draws held. One Newton step along the slope of the gap,
+The slope of the second in φ is E[∂ log p(y, w|θ)/∂φ | y] (Fisher's identity), over the same draws. One Newton step
+along the slope of the gap,
 
     shift = H⁻¹ ∂gap/∂φ,    H = ∂² log p(y|θ)/∂φ² as the method has it,
 
@@ -13,18 +13,16 @@ over the standard errors of φ, says what the error of the approximation does to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from marglik.check.consistency import in_own_names
-from marglik.check.joint import Joint
-from marglik.check.levels import FEW, ByLevel
-from marglik.evidence.base import first_weights
-from marglik.evidence.laplace import Newton
-from marglik.linalg import NotPositiveDefinite
+from marglik.evidence.clouds import Estimate
+from marglik.evidence.groups import GroupsWeighed
+from marglik.evidence.importance import LEAST, TRUSTED, Border, Importance, weighed
 from marglik.model import LinearModel
 
 if TYPE_CHECKING:
@@ -32,22 +30,21 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
     from marglik.evidence import Evidence
-    from marglik.hyperparameters import Hyperparameters
     from marglik.learn import Found
     from marglik.model import Model
 
 GOOD, USABLE = 0.05, 0.5
 """Gaps in nats below which an approximation is good, and usable."""
-FEWEST, MOST = 256, 4096
-"""Draws of each integral."""
-WORK = 3e7
-"""Densities of rows that a full check computes, about; a quick one a twentieth of them."""
+MOST, MOST_BORDER, EACH = 4096, 1024, 64
+"""Draws of each integral, draws of the border, and of each level for every one of these."""
+WORK = 6e6
+"""Densities of rows that a full check computes, about; a quick one a fourth of them."""
 OVERHEAD = 3000
 """What a draw of the border costs beside rows, in densities of rows."""
+UNKNOWN = 0.25
+"""Standard error, in nats, from which on the draws do not tell the gap."""
 LISTED = 5
 """Levels that are named."""
-STEP = 1e-3
-"""Of φ, for differences; their error is of its square."""
 
 
 @dataclass(frozen=True)
@@ -104,92 +101,73 @@ def approximation(
     theta = np.asarray(optimum.theta[0], float)
     near = model.compact(theta)
     linear = isinstance(near, LinearModel)
-    if not near.n_weights or (quick and not linear):
+    if not near.n_weights or (quick and not linear) or Importance().unsuited(near) is not None:
         return None
-    free = np.flatnonzero(optimum.free[0])
-    mode, w, trouble = Newton()(near, theta, first_weights(near, theta, optimum.warm))
-    if trouble is not None:
-        return None
-    grouped = isinstance(near, LinearModel) and bool(near.groupings)
-    rows = _cost(near, grouped) if isinstance(near, LinearModel) else 1
-    found: ByLevel | Joint
     for enough in (1, 4):
-        n = draws or _number(rows, len(free), quick, enough)
-        if not n:
+        work = enough * WORK / (4 if quick else 1)
+        n, border = _sizes(near, work, enough * MOST) if isinstance(near, LinearModel) else (enough * MOST, None)
+        if n < LEAST / 4 and quick:
             return None
-        try:
-            if grouped:
-                outside = draws or _number(rows * FEW + OVERHEAD, len(free), quick, enough, 16, 1024)
-                found = ByLevel.about(mode, w, max(n, FEWEST), outside, seed)  # type: ignore[arg-type]
-            else:
-                found = Joint.about(near, theta, w, mode.neg_hessian, n, seed)
-            estimated = found.estimate()
-        except NotPositiveDefinite:
+        n = max(n, LEAST) if draws is None else 1 << (draws - 1).bit_length()
+        here, posterior, trouble = weighed(Importance(n, seed), near, theta, optimum.warm, border)
+        if here is None or posterior is None or trouble is not None:
             return None
-        if estimated.known or quick or draws is not None:
+        found = here.estimate
+        if known(found) or quick or draws is not None:
             break
-    shift: dict[str, float] = {}
-    if not quick and estimated.known and len(free):
-        point = (lambda t: near.at(w, t)) if grouped else (lambda t: t)
-        slope = evidence.gradient[0] * model.hyperparameters.derivatives(theta)[0]
-        shift = _shift(model, optimum, free, slope[free], lambda t: found.at(point(t)))  # type: ignore[arg-type]
+    free, shift = np.flatnonzero(optimum.free[0]), {}
+    if not quick and known(found) and len(free):
+        gap = here.gradient - evidence.gradient[0]
+        shift = _shift(model, optimum, free, (gap * model.hyperparameters.derivatives(theta)[0])[free])
     return Approximation(
-        estimated.log_value,
-        estimated.std_error,
-        float(np.asarray(evidence.log_value).reshape(-1)[0]) - estimated.log_value,
-        estimated.k_hat,
+        found.log_value,
+        found.std_error,
+        float(np.asarray(evidence.log_value).reshape(-1)[0]) - found.log_value,
+        found.k_hat,
         n,
-        grouped,
-        estimated.known,
-        _worst(found) if isinstance(found, ByLevel) and not quick else {},
+        found.groups is not None,
+        known(found),
+        _worst(near, posterior.mean, here) if isinstance(here, GroupsWeighed) and not quick else {},
         shift,
     )
 
 
-def _cost(model: LinearModel, grouped: bool) -> int:
-    """What one draw costs, in densities of rows."""
-    return model.rows.n if grouped else model.rows.n * (1 + model.n_weights // 10) + 500
+def known(found: Estimate) -> bool:
+    """Whether the draws tell the value."""
+    return found.k_hat <= TRUSTED and found.std_error < UNKNOWN and bool(np.isfinite(found.log_value))
 
 
-def _number(cost: int, free: int, quick: bool, enough: int, least: int = FEWEST, most: int = MOST) -> int:
-    """Draws for the work that is allowed; 0 for quick ones where even few would take too long."""
-    n = enough * WORK / (20 if quick else 1 + 2 * free) / cost
-    return 0 if quick and n < least / 4 else int(np.clip(n, least, enough * most))
+def _sizes(model: LinearModel, work: float, most: int) -> tuple[int, Border | None]:
+    """Draws of each integral, and of the border, for the work that is allowed."""
+    rows = model.rows.n
+    if not model.groupings:
+        return _power(work / (rows * (1 + model.n_weights // 10)), most), None
+    return _power(work / rows, most), Border(EACH, max(_power(work / (rows * EACH + OVERHEAD), MOST_BORDER), 16))
 
 
-def _shift(model: Model, optimum: Found, free: Array, own: Array, value: Callable[[Array], float]) -> dict[str, float]:
-    """Name → Newton's step in standard errors for the free hyperparameters; ``own`` is the method's slope."""
-    names, phi = model.hyperparameters, model.hyperparameters.unconstrain(optimum.theta)[0]
+def _power(n: float, most: int) -> int:
+    """The largest power of two that is no more than either."""
+    return 1 << int(np.log2(max(min(n, most), 1)))
+
+
+def _shift(model: Model, optimum: Found, free: Array, slope: Array) -> dict[str, float]:
+    """Name → Newton's step along a slope in φ, in standard errors, for the free hyperparameters."""
     H = -optimum.hessian[0][np.ix_(free, free)]
     try:
         cov = np.linalg.inv(np.linalg.cholesky(H))
     except np.linalg.LinAlgError:
         return {}
     cov = cov.T @ cov
-    slope = np.empty(len(free))
-    for place, i in enumerate(free):
-        step = np.zeros(len(phi))
-        step[i] = STEP
-        up, down = value(_moved(names, optimum, phi + step, i)), value(_moved(names, optimum, phi - step, i))
-        slope[place] = (up - down) / (2 * STEP)
     if not np.isfinite(slope).all():
         return {}
     labels, J = in_own_names(model, free)
-    moved = J @ cov @ (slope - own) / np.sqrt(np.einsum("ij,jk,ik->i", J, cov, J))
+    moved = J @ cov @ slope / np.sqrt(np.einsum("ij,jk,ik->i", J, cov, J))
     return dict(zip(labels, map(float, moved), strict=True))
 
 
-def _moved(names: Hyperparameters, optimum: Found, phi: Float[Array, "k"], i: int) -> Float[Array, "k"]:
-    """θ̂ with one coordinate moved."""
-    theta = np.array(optimum.theta[0], float)
-    theta[i] = names.constrain(phi)[i]
-    return theta
-
-
-def _worst(found: ByLevel) -> dict[str, float]:
+def _worst(model: LinearModel, w: Float[Array, "p"], here: GroupsWeighed) -> dict[str, float]:
     """The levels of the largest gaps."""
-    at, gaps = found.levels, found.gaps
-    terms = at.model.groupings[0].terms
-    names = max((term.levels for term in terms), key=len)
+    names = max((term.levels for term in model.groupings[0].terms), key=len)
+    gaps, (_, present) = here.cloud.gaps(here.theta, model.columns.split(w)[1]), here.cloud.densities.present
     order = np.argsort(-np.abs(gaps), kind="stable")[:LISTED]
-    return {str(names[at.present[g]]): float(gaps[g]) for g in order}
+    return {str(names[present[g]]): float(gaps[g]) for g in order}

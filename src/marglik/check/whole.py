@@ -10,6 +10,7 @@ import numpy as np
 from marglik.check.approximation import approximation
 from marglik.check.consistency import Consistency, consistency
 from marglik.check.verdict import Check, remedy
+from marglik.evidence.importance import LEAST
 from marglik.model import LinearModel
 from marglik.validate import Unsupported
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def checked(fit: Fit, simulations: int = 0, draws: int | None = None, seed: int = 0, quick: bool = False) -> Check:
     """The check of a fit; see `Fit.check`. A quick one leaves out what takes more than a few tenths of a second."""
-    for name, value, least in (("simulations", simulations, 0), ("draws", draws, 64)):
+    for name, value, least in (("simulations", simulations, 0), ("draws", draws, LEAST)):
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if value is not None and (not whole or value < least):
             raise ValueError(f"{name} must be a whole number, {least} or more, not {value!r}.")

@@ -206,9 +206,8 @@ class LinearGroups(GroupDensities):
             yield part, rows, eta
 
     def log_joints(self, theta, U, v):
-        at, (q, K, m) = self.levels, U.shape
-        expansion = self._at(theta).rows
-        out = -np.sum(U**2, axis=2) / 2 - m * LOG_2PI / 2
+        at, expansion = self.levels, self._at(theta).rows
+        out = -np.sum(U**2, axis=2) / 2 - U.shape[2] * LOG_2PI / 2
         with np.errstate(all="ignore"):
             for part, rows, eta in self._eta(expansion.eta, *factors(at.model, theta), U, v):
                 likelihood = at.model.likelihood.at_rows(at.order[rows, None])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marglik.evidence import kernels, mixed, scales, spectral
+from marglik.evidence import fields, kernels, mixed, scales, spectral
 from marglik.evidence.base import EvidenceMethod, Peak
 from marglik.mixed_posterior import MixedPosterior
 from marglik.posterior import SpectralPosterior
@@ -40,6 +40,8 @@ class Exact(EvidenceMethod):
             return scales.evidence(model, np.atleast_2d(theta))
         if model.dense_rows:
             return kernels.evidence(model, theta)
+        if model.dense_weights:
+            return fields.evidence(model, theta)
         return mixed.evidence(model.compact(theta), theta)
 
     def unsuited(self, model):
@@ -76,4 +78,6 @@ class Exact(EvidenceMethod):
     def starts(self, model, theta, free):
         if model.dense_rows:
             return kernels.starts(model, theta, free)
+        if model.dense_weights:
+            return fields.starts(model, theta, free)
         return mixed.starts(model, theta, free)

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from marglik.evidence import draws
+from marglik.evidence import draws, proposals
 from marglik.evidence.base import Evidence, EvidenceMethod, first_weights
-from marglik.evidence.clouds import Cloud, Estimate, Held, Joint, densities
+from marglik.evidence.clouds import Estimate, Held, Joint, JointWeighed, Weighed
+from marglik.evidence.densities import LinearGroups, densities
+from marglik.evidence.groups import GroupCloud, Place
 from marglik.evidence.laplace import SADDLE, Laplace, Newton
-from marglik.evidence.levels_drawn import LevelCloud
+from marglik.evidence.nodes import Levels
+from marglik.evidence.quadrature import Marginal
+from marglik.likelihoods import LOG_2PI
 from marglik.linalg import NotPositiveDefinite
 from marglik.model import LinearModel
 from marglik.posterior import Gaussian
@@ -21,13 +25,17 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.expansion import Expansion
+    from marglik.expansion import Expansion, LinearExpansion
     from marglik.model import Model
 
 DRAWS, DRAWS_BY_LEVEL, LEAST = 4096, 1024, 256
 RUNS = 16
 MOST_WEIGHTS = 1000
 PILOT_DRAWS = 512
+POINTS = {1: 9, 2: 5, 3: 3}
+"""Quadrature points a dimension of a level, to see where the border's weights lie."""
+UNEVEN, ROUNDS = 0.5, 5
+"""k̂ from which on a mixture is fitted to the draws, in so many rounds."""
 TRUSTED = 0.7
 """Largest k̂ at which the value and its standard error mean something (Vehtari et al. 2024)."""
 
@@ -75,10 +83,10 @@ def estimate(
         unsuited = f"takes one target at a time, and this model has {model.n_targets}: give model.target(0)"
     if unsuited is not None:
         raise ValueError(f"Importance sampling {unsuited}.")
-    cloud, _, trouble = _cloud(method, model, theta, posterior)
-    if cloud is None:
+    here, _, trouble = weighed(method, model, theta, posterior)
+    if here is None:
         raise ValueError(f"There is nothing to draw about. {trouble}")
-    return cloud.at(theta).estimate
+    return here.estimate
 
 
 @dataclass(frozen=True)
@@ -146,17 +154,16 @@ class Importance(EvidenceMethod):
     def __call__(self, model, theta, start=None):
         if isinstance(start, Held):
             return start.evidence(theta)
-        cloud, posterior, trouble = _cloud(self, model, theta, start)
-        if cloud is None or posterior is None:
+        here, posterior, trouble = weighed(self, model, theta, start)
+        if here is None or posterior is None:
             return Evidence(-np.inf, np.full(len(theta), np.nan), checks={"mode": trouble or SADDLE})
-        here = cloud.at(theta)
         found, checks = here.estimate, {} if trouble is None else {"mode": trouble}
         if not found.k_hat <= TRUSTED:
             checks["draws"] = (
                 f"The draws miss part of the posterior (Pareto k̂ = {found.k_hat:.2g}, and {TRUSTED} is the most that "
                 "can be trusted), so the evidence and its standard error may be far off. Ask for more draws=."
             )
-        held = Held(posterior, cloud, here.share)
+        held = Held(posterior, here.cloud, here.share)
         return Evidence(here.log_value, lambda: here.gradient, None, found.std_error, held, checks)
 
     def posterior(self, model, theta, start=None):
@@ -193,35 +200,64 @@ def _by_level(model: Model) -> bool:
     return isinstance(model, LinearModel) and len(model.groupings) == 1
 
 
-def _cloud(
-    method: Importance, model: Model, theta: Float[Array, "k"], start: Gaussian | None
-) -> tuple[Cloud | None, Gaussian | None, str | None]:
-    """Draws about the mode, Laplace's posterior, and what went wrong, if anything did."""
-    model = model.compact(theta)
+class Border(NamedTuple):
+    """Draws of each group for every draw of the border, and draws of the border; powers of two."""
+
+    each: int
+    draws: int
+
+
+def weighed(
+    method: Importance, model: Model, theta: Float[Array, "k"], start: Gaussian | None, border: Border | None = None
+) -> tuple[Weighed | None, Gaussian | None, str | None]:
+    """Weighed draws about the mode, Laplace's posterior, and what went wrong, if anything did.
+
+    ``border`` says how it is drawn where groups have draws of their own: 4√n times with n/4 of each group unless told.
+    """
+    model, theta = model.compact(theta), np.asarray(theta, float)
     mode, w, trouble = method.find_mode(model, theta, first_weights(model, theta, start))
     try:
         H = mode.neg_hessian
         trouble = trouble or model.improper(H)
         posterior = Gaussian(w, H, theta)
         if _by_level(model):
-            return LevelCloud.about(mode, w, method.size(model), method.seed), posterior, trouble  # type: ignore[arg-type]
+            return _grouped(mode, w, method, border), posterior, trouble  # type: ignore[arg-type]
         return _joint(mode, posterior, method.size(model), method.seed), posterior, trouble
     except NotPositiveDefinite:
         return None, None, SADDLE
 
 
-def _joint(mode: Expansion, about: Gaussian, n: int, seed: int) -> Joint:
+def _grouped(mode: LinearExpansion, w: Float[Array, "p"], method: Importance, border: Border | None) -> Weighed:
+    """Draws of each level, and of the border about the mode that quadrature finds for it."""
+    model = mode.model
+    marginal = Marginal.about(Levels.of(mode, w, POINTS.get(mode.neg_hessian.cross.shape[1], 1)))
+    at, n = marginal.levels, method.size(model)
+    place = Place(at.u + at.E @ marginal.delta, at.C, at.E, at.v + marginal.delta, marginal.half)
+    few, outer = border or Border(n // 4, 4 << (n.bit_length() // 2))
+    wide = not model.likelihood.concave
+    return GroupCloud.about(LinearGroups(at), place, mode.theta, (n, few, outer), method.seed, wide).at(mode.theta)
+
+
+def _joint(mode: Expansion, about: Gaussian, n: int, seed: int) -> JointWeighed:
     """Draws of all weights at once, in independent runs."""
-    rng, d = np.random.default_rng(seed), len(about.mean)
-    model, H, theta = mode.model, about.precision, about.theta  # type: ignore[attr-defined]
+    rng, (w, H, theta) = np.random.default_rng(seed), (about.mean, about.precision, about.theta)  # type: ignore[attr-defined]
+    model, d = mode.model, len(about.mean)
 
-    def cloud(q: draws.Student, n: int, runs: int) -> tuple[Joint, Float[Array, "N"]]:
-        x = q.of(draws.shifted(draws.net(n // runs, d + 1, rng), runs, rng))
-        square = np.sum(x**2, axis=-1)
-        log_q = q.log_density(square, d) + H.log_det / 2
-        W = about.mean + H.solve_half(x.reshape(square.size, d).T).T
-        return Joint(densities(model, W), log_q, model.log_volume), square.reshape(-1)
+    def drawn(q: proposals.Mixture, n: int, runs: int) -> tuple[JointWeighed, Array, Array]:
+        W, log_q, squares = q.drawn(n // runs, runs, rng)
+        return Joint(densities(model, W), log_q, model.log_volume).at(theta), W, squares
 
-    pilot, square = cloud(draws.PILOT, min(PILOT_DRAWS, n), 1)
-    q = draws.best(pilot.at(theta).log_weights.reshape(-1), square, d)
-    return cloud(q, n, RUNS)[0]
+    if isinstance(model, LinearModel) and model.likelihood.concave:
+        pilot, _, squares = drawn(proposals.about(w, H, draws.PILOT), min(PILOT_DRAWS, n), 1)
+        q = proposals.about(w, H, draws.best(pilot.log_weights.reshape(-1), squares[0], d))
+    else:
+        log_value = mode.log_joint + (d * LOG_2PI - H.log_det) / 2
+        q = proposals.about_modes(model, theta, proposals.Mode(w, H, log_value), rng)
+    here, W, _ = drawn(q, n, RUNS)
+    if d > proposals.MOST_FITTED or not here.estimate.k_hat > UNEVEN:
+        return here
+    fitted, last = q, here
+    for _ in range(ROUNDS):
+        fitted = q.fitted(W, last.log_weights.reshape(-1), rng)
+        last, W, _ = drawn(fitted, n, RUNS)
+    return last if last.share > here.share else here

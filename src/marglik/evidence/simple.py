@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from marglik.evidence.base import Evidence, EvidenceMethod
-from marglik.evidence.clouds import Held, Joint, densities, scatter
+from marglik.evidence.clouds import Held, Joint, scatter
+from marglik.evidence.densities import densities
 from marglik.evidence.importance import check_draws
 from marglik.evidence.laplace import Laplace
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-KEPT = 0.8
+KEPT = 0.6
 """Effective sample size after a step in temperature, as a share of the cloud; with `ACCEPTED` the best of those tried,
 by time × variance."""
 KEPT_FIRST = 0.4

@@ -76,6 +76,10 @@ class Averaged:
         found = self._average(lambda likelihood, y, at: [*likelihood.derivatives(y, at, theta)], (1, 2, 3), y, eta)
         return found[0], found[1], found[2]
 
+    def slope(self, y: Array, eta: Array, theta: Array) -> Array:
+        """The first of them."""
+        return self.derivatives(y, eta, theta)[0]
+
     def theta_derivatives(self, y: Array, eta: Array, theta: Array) -> list[tuple[Array, Array, Array]]:
         """E of the likelihood's, for each of its hyperparameters."""
         n_own = len(self.likelihood.hyperparameters())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from marglik.hyperparameters import Hyperparameter
+from marglik.roots import Root
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 START = (0.1, 0.3, 1.0, 3.0)
 """Multiples of a scale's natural size from which learning may set out."""
+ROUNDING = 1e-9
+"""Directions with a smaller share of the largest prior standard deviation count for nothing."""
 
 
 class Prior(tuple["Term", ...]):
@@ -189,9 +192,78 @@ class Term(ABC):
         """What it adds to the covariance of these rows."""
         return FactoredRows(self, theta, rows)
 
+    def moves(self, theta: Float[Array, "k"]) -> Moves:
+        """How its covariance and the derivatives of that act, where weights are dense."""
+        return DenseMoves(self, theta)
+
     def compact(self, theta: Float[Array, "k"]) -> Term:
         """The same prior near θ, in as few coordinates as it takes; the same object for a θ that is close."""
         return self
+
+
+class Moves(ABC):
+    """What the covariance Σ of a term's weights at one θ, and its derivatives, do to matrices."""
+
+    @abstractmethod
+    def half(self, X: Float[Array, "r c"]) -> Float[Array, "r q"]:
+        """XL for some L with LLᵀ = Σ, to rounding."""
+
+    @abstractmethod
+    def times(self, k: int, X: Float[Array, "r c"]) -> Float[Array, "r c"]:
+        """XΣ̇_k."""
+
+    @abstractmethod
+    def inner(self, S: Float[Array, "c c"]) -> Float[Array, "k"]:
+        """⟨S, Σ̇_k⟩ for a symmetric S."""
+
+    @abstractmethod
+    def inner_second(self, S: Float[Array, "c c"]) -> Float[Array, "k k"]:
+        """⟨S, Σ̈_kl⟩ for a symmetric S."""
+
+
+@dataclass(frozen=True, eq=False)
+class DenseMoves(Moves):
+    """By Σ, Σ̇ and Σ̈ as vectors where Σ is diagonal, or as matrices."""
+
+    term: Term
+    theta: Float[Array, "k"]
+
+    @cached_property
+    def _half(self) -> Array:
+        if not self.term.kernel:
+            return self.term.factor(self.theta)
+        s, U = Root(self.term.covariance(self.theta)).spectrum
+        kept = s > ROUNDING * s[-1]
+        return U[:, kept] * s[kept]
+
+    @cached_property
+    def _slopes(self) -> Array:
+        """∂L/∂θ_k of a diagonal factor that is linear in θ."""
+        return np.array([self.term.factor_jvp(self.theta, e) for e in np.eye(len(self.theta))])
+
+    @cached_property
+    def _tangents(self) -> Array:
+        """Σ̇."""
+        covaries = self.term.covaries
+        return self.term.covariance_tangents(self.theta) if covaries else 2 * self._half * self._slopes
+
+    def half(self, X):
+        return X * self._half if self._half.ndim == 1 else X @ self._half
+
+    def times(self, k, X):
+        return X * self._tangents[k] if self._tangents.ndim == 2 else X @ self._tangents[k]
+
+    def inner(self, S):
+        return np.array([_inner(S, T) for T in self._tangents])
+
+    def inner_second(self, S):
+        if not self.term.covaries:
+            return 2 * np.einsum("c,kc,lc->kl", S.diagonal(), self._slopes, self._slopes)
+        return np.array([[_inner(S, T) for T in row] for row in self.term.covariance_curvatures(self.theta)])
+
+
+def _inner(S: Float[Array, "c c"], T: Array) -> float:
+    return float(S.diagonal() @ T) if T.ndim == 1 else float(np.vdot(S, T))
 
 
 class RowCovariance(ABC):

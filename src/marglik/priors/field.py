@@ -13,7 +13,7 @@ from scipy.linalg import eigh
 
 from marglik.hyperparameters import Hyperparameter, Positive
 from marglik.hyperpriors import simple_range, simple_scale
-from marglik.priors.base import Term, as_matrix, default_names
+from marglik.priors.base import DenseMoves, Moves, Term, as_matrix, default_names
 from marglik.roots import Root
 from marglik.validate import check_finite
 
@@ -31,6 +31,8 @@ LONGEST = 2.0**40
 """Above this one, weights are constant to rounding."""
 SPARSE = 0.5
 """Up to this share of a grid of directions, those that count are picked from it."""
+SLIGHT = 1e-9
+"""Directions with a smaller share of the largest prior standard deviation count for nothing."""
 KEPT = 4
 """Bases that a search passes through and may come back to."""
 REACHES = (0.1, 0.25, 0.5)
@@ -54,11 +56,8 @@ class Basis(NamedTuple):
     picked: Int[Array, "r"] | None
 
     def project(self, X: Float[Array, "n p"]) -> Float[Array, "n r"]:
-        """XB, dimension by dimension."""
-        out = X.reshape(len(X), *(len(U) for U in self.vectors))
-        for U in self.vectors:
-            out = np.tensordot(out, U, (1, 0))
-        out = out.reshape(len(X), -1)
+        """XB."""
+        out = along(X, self.vectors)
         return np.ascontiguousarray(out if self.picked is None else out[:, self.picked])
 
     def matrix(self) -> Float[Array, "p r"]:
@@ -291,6 +290,11 @@ class ReceptiveField(Term):
         """The product with some margins differentiated."""
         return self._product([part[orders.get(d, 0)] for d, part in enumerate(parts)])
 
+    def moves(self, theta):
+        if self.basis is not None and self.basis.picked is not None:
+            return DenseMoves(self, theta)
+        return FieldMoves(float(theta[0]), self._margins(np.asarray(theta, float)), self._scaled)
+
     def units(self):
         return np.array([self._unit(self._reach(REACHES[1])), *(0.0 for _ in self._scaled)])
 
@@ -338,6 +342,57 @@ class ReceptiveField(Term):
     def __getstate__(self):
         """Without what was kept on the way."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_compact", "_last")}
+
+
+@dataclass(frozen=True, eq=False)
+class FieldMoves(Moves):
+    """Σ = s² ⊗K_d, Σ̇ and Σ̈, dimension by dimension."""
+
+    s: float
+    parts: Sequence[Margin]
+    scaled: Sequence[int]
+
+    def half(self, X):
+        spectra = [Root(part.K).spectrum for part in self.parts]
+        shares = reduce(np.multiply.outer, [s / s[-1] for s, _ in spectra]).reshape(-1)
+        return self.s * along(X, [U * s for s, U in spectra])[:, shares > SLIGHT]
+
+    def times(self, k, X):
+        moved = [part[int(k > 0 and d == self.scaled[k - 1])] for d, part in enumerate(self.parts)]
+        return (self.s**2 if k else 2 * self.s) * along(X, moved)
+
+    def _contracted(self, S: Float[Array, "c c"]) -> Float[Array, "o"]:
+        """⟨S, ⊗K_d⟩ with each margin as it is, differentiated once, or twice."""
+        sizes, n = [len(part.K) for part in self.parts], len(self.parts)
+        out = S.reshape(*sizes, *sizes).transpose([axis for d in range(n) for axis in (d, n + d)])
+        for m, part in zip(sizes, self.parts, strict=True):  # a pair of axes goes, an order is added at the end
+            out = out.reshape(m * m, -1).T @ np.array(part).reshape(3, -1).T
+        return out.reshape(-1)
+
+    def inner(self, S):
+        known = self._contracted(S)
+        return np.array([2 * self.s * known[0], *(self.s**2 * known[self._at({d: 1})] for d in self.scaled)])
+
+    def inner_second(self, S):
+        known, s, dims = self._contracted(S), self.s, self.scaled
+        first = [2 * s * known[self._at({d: 1})] for d in dims]
+        inner = [[s**2 * known[self._at({d: 2} if d == e else {d: 1, e: 1})] for e in dims] for d in dims]
+        return np.array([[2 * known[0], *first], *([f, *row] for f, row in zip(first, inner, strict=True))])
+
+    def _at(self, orders: dict[int, int]) -> int:
+        """Where the product with some margins differentiated stands."""
+        return sum(order * 3 ** (len(self.parts) - 1 - d) for d, order in orders.items())
+
+
+def along(X: Float[Array, "r p"], parts: Sequence[Float[Array, "m q"]]) -> Float[Array, "r q"]:
+    """X ⊗A_d, dimension by dimension."""
+    out, lead, tail = X, *X.shape
+    for A in parts:
+        tail //= len(A)
+        out = out.reshape(lead, len(A), tail)
+        out = out[..., 0] @ A if tail == 1 else A.T @ out
+        lead *= A.shape[1]
+    return out.reshape(len(X), -1)
 
 
 class _KernelRoot:

@@ -251,7 +251,7 @@ class GaussianProcess(Term):
         theta = np.asarray(theta, float)
         x = as_matrix(inputs)
         p, root = self.parameters(theta), self._at(theta).root
-        s, U = root._spectrum
+        s, U = root.spectrum
         kept = s**2 > ROUNDING * s[-1] ** 2
         cross = self._of.matrix(p, x, self.points) @ U[:, kept] / s[kept]
         left = self._of.diagonal(p, x) - np.einsum("nr,nr->n", cross, cross)

@@ -8,6 +8,7 @@ that they have in R.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
+@lru_cache(maxsize=8)
 def sample(n: int, size: int, seed: int = 1) -> Int[Array, "size"]:
     """`sample(n, size)`, from 0: Mersenne twister, and rejection of draws of as many bits as n has.
 
@@ -39,6 +41,7 @@ def sample(n: int, size: int, seed: int = 1) -> Int[Array, "size"]:
             drawn &= (1 << bits) - 1
         out[i] = left[drawn]
         left[drawn] = left[n - i - 1]
+    out.flags.writeable = False
     return out
 
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-CHUNK = 1024
-"""Draws whose densities are computed at a time."""
+CHUNK, TOGETHER = 1024, 512
+"""Draws whose densities are computed at a time; draws, and trajectories, of which so many are made at a time always."""
 MANY = 8
 """From so many directions on, H costs much more than a score."""
 MOST_DENSE, LEAST_CURVED = 500, 1e-6
@@ -169,7 +169,7 @@ class Program(Model):
         try:
             with x64():
                 keys = np.asarray(jax.random.split(jax.random.PRNGKey(seed), n))
-            return _by_chunks(self.densities.draws, keys, theta)
+            return _by_chunks(self.densities.draws, keys, theta, TOGETHER)
         except NotImplementedError as error:
             raise BadProgram(
                 "Nothing can be drawn from the prior of a latent site, because it is improper. Give it a proper prior, "
@@ -278,14 +278,14 @@ def _finite(point: Expansion) -> bool:
     return bool(np.isfinite(point.log_joint) and np.isfinite(point.score).all())
 
 
-def _by_chunks(function: Callable[..., Array], rows: Array, theta: Array) -> Array:
-    """Rows by chunks of one size, the last filled up, so that one function serves all."""
-    theta = np.asarray(theta, float)
+def _by_chunks(function: Callable[..., Array], rows: Array, theta: Array, size: int = 0) -> Array:
+    """Rows by chunks of one size, the last filled up, so that one function serves all; by default a few are one."""
+    theta, size = np.asarray(theta, float), size or min(CHUNK, len(rows))
 
     def parts() -> Iterator[Array]:
-        for i in range(0, len(rows), CHUNK):
-            part = rows[i : i + CHUNK]
-            fill = -len(part) % CHUNK if len(rows) > CHUNK else 0
+        for i in range(0, len(rows), size):
+            part = rows[i : i + size]
+            fill = -len(part) % size
             yield function(np.concatenate([part, np.repeat(part[-1:], fill, axis=0)]), theta)[: len(part)]
 
     return np.concatenate(list(parts()))
@@ -330,7 +330,7 @@ class ProgramPath(Path):
         def some(part: Array, theta: Array) -> Array:
             return run(part, *own, theta, self._reference)
 
-        out = _by_chunks(some, rows, self.theta)
+        out = _by_chunks(some, rows, self.theta, TOGETHER)
         return out[:, :p], out[:, p : 2 * p], Along(out[:, 2 * p], out[:, 2 * p + 1], out[:, 2 * p + 2 :])
 
 
