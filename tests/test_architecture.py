@@ -15,7 +15,20 @@ TESTS = Path(__file__).parent
 
 LAYERS = [  # a module imports from layers before its own alone
     {"supports"},
-    {"", "bases", "hyperparameters", "lags", "linalg", "pareto", "pieces", "progress", "roots", "rows", "textbook", "validate"}
+    {
+        "",
+        "bases",
+        "hyperparameters",
+        "lags",
+        "linalg",
+        "pareto",
+        "pieces",
+        "progress",
+        "roots",
+        "rows",
+        "textbook",
+        "validate",
+    }
     | {"likelihoods.averages", "likelihoods.numerical", "likelihoods.special"},
     {
         "columns",
@@ -60,7 +73,15 @@ LAYERS = [  # a module imports from layers before its own alone
     | {"mixed_posterior", "scales_posterior", "wide_posterior"},
     {"evidence.held", "evidence.slopes", "rows_posterior"},
     {"evidence.scoring"},
-    {"evidence.kernels", "evidence.laplace", "evidence.mixed", "evidence.relevance", "evidence.spectral", "smooths"},
+    {
+        "evidence.fields",
+        "evidence.kernels",
+        "evidence.laplace",
+        "evidence.mixed",
+        "evidence.relevance",
+        "evidence.spectral",
+        "smooths",
+    },
     {"evidence.annealed", "evidence.quadrature", "evidence.scales", "evidence.variational"},
     {"evidence.exact", "evidence.clouds", "evidence.densities", "evidence.draws"},
     {"evidence.groups", "evidence.proposals"},
@@ -86,7 +107,7 @@ LAYERS = [  # a module imports from layers before its own alone
     {"interfaces.numpyro.sites"},
     {"interfaces.numpyro.theta"},
     {"interfaces.numpyro.density", "interfaces.numpyro.nuts"},
-    {"interfaces.numpyro.posterior"},
+    {"interfaces.numpyro.members", "interfaces.numpyro.posterior", "interfaces.numpyro.replicates"},
     {"interfaces.numpyro.guides", "interfaces.numpyro.ascent"},
     {"interfaces.numpyro.stochastic"},
     {"interfaces.numpyro.bound"},

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Hyperparameters of kernels that the data cannot tell: which, in one sentence."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import marglik
+from marglik.learn import covariance
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.priors import Flat, GaussianProcess
@@ -17,14 +20,12 @@ noise = rng.standard_normal(N)
 wave = np.sin(x) + 0.3 * noise
 RESPONSES = {
     "a straight line": (x + 0.1 * noise, "gp(x)"),
-    "nothing": ((-1.0) ** np.arange(N) + 0.01 * noise, "gp(x)"),
     "a constant beside the intercept": (wave, "gp(x, kernel=RBF() + 0.5)"),
     "a product of the same kernels": (wave, "gp(x, kernel=RBF() * RBF())"),
     "tails of no weight": (wave, "gp(x, kernel=RationalQuadratic())"),
 }
 SENTENCES = {
     "a straight line": "tell little more than the ratio of length_scale(gp(x)) and sd(gp(x)): hold one",
-    "nothing": "sd(gp(x)) is at zero, where the data are explained best: gp(x) is not needed",
     "a constant beside the intercept": "The data do not tell constant_value(gp(x))",
     "a product of the same kernels": "The data do not tell length_scale(gp(x))[",
     "tails of no weight": "alpha(gp(x)) is at its limit, inf: kernel=RBF() suffices",
@@ -43,7 +44,7 @@ def test_the_verdict_names_it(name, scale):
     """In any unit of the inputs."""
     verdict = fitted(name, scale).check().verdict
     assert SENTENCES[name] in verdict
-    assert verdict.startswith("The evidence is at a maximum") == (name in ("nothing", "tails of no weight"))
+    assert verdict.startswith("The evidence is at a maximum") == (name == "tails of no weight")
 
 
 def test_a_straight_line_is_the_limit():
@@ -56,13 +57,28 @@ def test_a_straight_line_is_the_limit():
     np.testing.assert_allclose(marglik.fit(process, fixed=given).log_evidence, limit, rtol=0, atol=1e-3)
 
 
-def test_a_limit_leaves_the_error_of_all_else():
-    """Where the amplitude is zero the noise keeps the standard error that it has by itself."""
-    table = fitted("nothing").hyperparameters
-    alone = marglik.fit("y ~ 1", pd.DataFrame({"y": RESPONSES["nothing"][0]})).hyperparameters
-    assert np.isnan(table["se"]["length_scale(gp(x))"])
-    for column in ("estimate", "se"):
-        np.testing.assert_allclose(table[column]["sd(noise)"], alone[column]["sd(noise)"], rtol=1e-5)
+def test_without_any_process_in_the_data():
+    """An amplitude of zero and a length scale of zero are the same there: noise."""
+    data = pd.DataFrame({"x": x, "y": (-1.0) ** np.arange(N) + 0.01 * noise})
+    fit, alone = marglik.fit("y ~ gp(x)", data), marglik.fit("y ~ 1", data)
+    np.testing.assert_allclose(fit.log_evidence, alone.log_evidence, rtol=0, atol=1e-7)
+    zero = fit.hyperparameters.index[fit.hyperparameters["estimate"] == 0]
+    sentences = {
+        "sd(gp(x))": "gp(x) is not needed; its kernel means nothing",
+        "length_scale(gp(x))": "different inputs share nothing, so that gp(x) is noise of each",
+    }
+    assert len(zero)
+    assert all(
+        f"{name} is at zero, where the data are explained best: {sentences[name]}" in str(fit.check()) for name in zero
+    )
+
+
+def test_a_coordinate_that_the_evidence_does_not_have_costs_no_other_its_error():
+    """As a length scale where the amplitude is zero."""
+    hessian = np.array([[[-4.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, -2.0]]])
+    found = covariance(SimpleNamespace(hessian=hessian, free=np.ones((1, 3), bool)))[0]
+    np.testing.assert_allclose(found[np.ix_([0, 2], [0, 2])], np.linalg.inv([[4.0, -1.0], [-1.0, 2.0]]), rtol=1e-12)
+    assert np.isnan(found[1, 1])
 
 
 def test_what_holds_one_is_converged():

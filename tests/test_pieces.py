@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 import marglik
+from marglik import gram
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.pieces import Pieces, Polynomials, _cells, joint_gram, worthwhile
 from marglik.priors import Flat, Ridge
 from marglik.rows import InMemory
 from marglik.smooths import s
+from marglik.spectrum import Residuals
 
 N = 500
 rng = np.random.default_rng(8)
@@ -145,6 +147,27 @@ def test_many_pairs_of_small_smooths_are_no_bargain():
     (larger,) = s(DATA, "x", bs="cr", k=20)
     assert worthwhile([larger.basis.pieces([DATA["x"]])] * 6)
     assert not worthwhile([smooth.basis.pieces([DATA["x"]])] * 12)
+
+
+@pytest.mark.parametrize("near", [1.0, 1e-3], ids=["apart", "a flat column all but among them"])
+def test_the_reduced_data(near):
+    """The same as from arrays, also where projecting and multiplying change places."""
+    parts = [term.pieces for term in additive().dense]
+    X, Y = np.hstack([np.asarray(part) for part in parts]), rng.standard_normal((N, 2))
+    Q, R = np.linalg.qr(np.column_stack([np.ones(N), X[:, 3] + near * rng.standard_normal(N)]))
+    Q, R = Q * np.sqrt(N), R / np.sqrt(N)
+    place = np.repeat([0, 1], [part.shape[1] for part in parts])
+    found, truth = (
+        gram.reduce(columns, place, Q, Residuals(Y, None, None, Q, R, None), N)
+        for columns in (gram.Piecewise(parts), X)
+    )
+    size = np.abs(X.T @ X).max()
+    for name in ("matrix", "products", "means", "squares", "total", "shift"):
+        wanted = getattr(truth, name)
+        np.testing.assert_allclose(getattr(found, name), wanted, rtol=0, atol=1e-13 * max(size, np.abs(wanted).max()))
+    close(found.correlations(Y, np.arange(5)), truth.correlations(Y, np.arange(5)), N)
+    w = rng.standard_normal((4, 2))
+    close(found.outside(w, np.arange(4), slice(0, 2)), truth.outside(w, np.arange(4), slice(0, 2)), 10)
 
 
 def test_natural_size_of_a_scale():

@@ -86,7 +86,7 @@ def test_several_maxima_are_listed_the_best_first():
     for _, row in fit.optima.iterrows():
         e = kernels.evidence(fit.model, row.to_numpy()[:-1])
         np.testing.assert_allclose(e.gradient * row.to_numpy()[:-1], 0, rtol=0, atol=1e-4)
-    assert any("fit.optima" in note for note in fit.notes)
+    assert "fit.optima" in fit.check().verdict
 
 
 def test_a_length_scale_without_end_is_a_limit():

@@ -92,6 +92,27 @@ def test_the_evidence_is_the_same_on_both_sides_of_a_rung(likelihood):
     np.testing.assert_allclose(a.gradient, b.gradient, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(5, 4, 3), (1, 60)])
+def test_what_acts_on_matrices_is_the_factor(shape):
+    term = ReceptiveField(X, shape, spacing=0.5)
+    theta = np.array([0.7, 0.8, 1.1, 0.6])[: len(term.hyperparameters())]
+    R = rng.standard_normal((3, 60))
+    np.testing.assert_allclose(R @ term.acting(theta), R @ term.factor(theta), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(R @ term.acting(theta).T, R @ term.factor(theta).T, rtol=0, atol=1e-12)
+    for direction in (*np.eye(len(theta)), np.zeros(len(theta)), np.arange(1.0, len(theta) + 1)):
+        own, expected = term.acting(theta, direction), term.factor_jvp(theta, direction)
+        np.testing.assert_allclose(R @ own, R @ expected, rtol=0, atol=1e-12)
+
+
+def test_gradient_of_laplaces_evidence_of_two_fields():
+    y = rng.poisson(1.5, 70).astype(float)
+    prior = flat(70) + ReceptiveField(0.2 * X, SHAPE) + ReceptiveField(X[:, :6], 6, label="history")
+    model, method = LinearModel(Poisson(), prior, y), EvidenceMethod.registry["laplace"]()
+    theta = np.array([0.4, 1.5, 1.1, 2.0, 0.3, 1.4])
+    slope = [derivative(lambda t, e=e: method(model, theta + t * e).log_value, 0.05) for e in np.eye(6)]
+    np.testing.assert_allclose(method(model, theta).gradient, slope, rtol=0, atol=1e-7)
+
+
 def test_no_smoothness_is_ridge_and_endless_smoothness_one_weight():
     y = rng.poisson(1.5, 70).astype(float)
     fit = EvidenceMethod.registry["laplace"]()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A Gaussian process with an RBF kernel and noise over three inputs: marglik against scikit-learn."""
+"""A Gaussian process with an RBF kernel and noise over three inputs: marglik against scikit-learn and tinygp."""
 
 from collections.abc import Iterator
 
@@ -45,6 +45,35 @@ def case(data: Arrays, rounds: int) -> Case:
         kernel = ConstantKernel() * RBF() + WhiteKernel()
         return lambda: GaussianProcessRegressor(kernel, alpha=0.0).fit(X, y)
 
+    def tinygp():
+        import jax
+        import jax.numpy as jnp
+        from scipy.optimize import minimize
+        from tinygp import GaussianProcess, kernels
+
+        jax.config.update("jax_enable_x64", True)
+        points, response = jnp.asarray(X), jnp.asarray(y)
+
+        def process(phi):
+            s, ell, noise = jnp.exp(phi)
+            kernel = s**2 * kernels.ExpSquared(scale=ell, distance=kernels.distance.L2Distance())
+            return GaussianProcess(kernel, points, diag=noise**2)
+
+        @jax.jit
+        @jax.value_and_grad
+        def objective(phi):
+            return -process(phi).log_probability(response)
+
+        def fit():
+            best = minimize(objective, np.zeros(3), jac=True, method="L-BFGS-B")
+            return process(best.x), -float(best.fun), response
+
+        return fit
+
+    def with_jax(found):
+        model, value, response = found
+        return {"log evidence": value, "error of f": error(np.asarray(model.predict(response, Xt)))}
+
     def ours(model):
         return {"log evidence": float(model.log_evidence_), "error of f": error(model.predict(Xt))}
 
@@ -54,5 +83,6 @@ def case(data: Arrays, rounds: int) -> Case:
     sides = [
         Side("marglik", marglik, "marglik", ours),
         Side("scikit-learn", scikit_learn, scores=theirs, apart=len(X) > 500),
+        Side("tinygp, L-BFGS", tinygp, scores=with_jax, apart=len(X) > 500),
     ]
     return Case(f"n = {len(X):,}, RBF and noise", sides, rounds)

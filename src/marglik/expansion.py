@@ -225,7 +225,7 @@ class RowSums:
 
 
 def _along(directions: Mapping[int, Array], term: Term, theta: Float[Array, "k"]) -> Array:
-    return term.factor_jvp(theta, directions[id(term)])
+    return term.acting(theta, directions[id(term)])
 
 
 def _relative(L: Float[Array, "m m"], slope: Float[Array, "m m"]) -> Float[Array, "m m"]:
@@ -258,7 +258,7 @@ class LinearExpansion(Expansion):
     @cached_property
     def _factors(self) -> tuple[Array, Scaling]:
         """L of a level's block, and that of the border."""
-        return self.model.factors(self.theta, lambda term, theta: term.factor(theta), flat=1.0)
+        return self.model.factors(self.theta, lambda term, theta: term.acting(theta), flat=1.0)
 
     def _times_factor(self, u: Array, transposed: bool = False) -> Array:
         L, T = self._factors
@@ -418,11 +418,11 @@ class LinearExpansion(Expansion):
             rest = rest - stacked(V[:, :, :d]).T @ stacked(np.linalg.solve(inner, V))
         GT = T.right(rest)
         Q = rest[:, :d] - GT @ C.border @ GT.T
-        own, moved = T.head(d, n_outer).right(np.eye(d)), []
-        for _, dot in self._factor_slopes:
-            half = dot.head(d, n_outer).right(own, transposed=True)  # TṪᵀ
-            moved.append(Q @ (half + half.T))
-        return np.array([[np.vdot(a, b.T) / 2 for b in moved] for a in moved])
+        own, moved = T.head(d, n_outer), []
+        for _, slope in self._factor_slopes:
+            dot = slope.head(d, n_outer)
+            moved.append(own.right(dot.right(Q), transposed=True) + dot.right(own.right(Q), transposed=True))
+        return np.array([[np.einsum("ij,ji->", a, b) / 2 for b in moved] for a in moved])
 
     def row_slopes(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "l"]]:
         """The part of `neg_hessian_vjp` that goes through W, in w and in the rows' θ; that of the last C is kept."""

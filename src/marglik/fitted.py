@@ -98,7 +98,7 @@ class Fit:
 
     @property
     def optima(self) -> DataFrame:
-        """Distinct maxima of the evidence that the search met, the reported one first; see `GaussianProcess`."""
+        """Distinct maxima of the evidence that searches met, the reported one first; `fit(restarts=)` searches more."""
         return tables.optima(self.objective, self.optimum)
 
     @property
@@ -121,7 +121,6 @@ class Fit:
 
     @cached_property
     def _one_by_one(self) -> bool:
-        """Whether there are several targets and the evidence method takes one at a time."""
         return self._many and not self.evidence_method.batched(self.model)
 
     def target(self, v: int) -> Fit:
@@ -527,7 +526,7 @@ class Fit:
         settings = {"draws": draws, "warmup": warmup, "chains": chains, "seed": seed}
         return self.model.nuts(self.optimum.theta[0], held, **settings)  # type: ignore[attr-defined]
 
-    def check(self, simulations: int = 0, draws: int | None = None, seed: int = 0) -> Check:
+    def check(self, simulations: int = 0, draws: int | None = None, seed: int = 0, anneal: bool | None = None) -> Check:
         """Whether the answer can be trusted; `print` it for a verdict and its numbers.
 
         Parameters
@@ -538,6 +537,8 @@ class Fit:
             Importance draws of each integral, outside the Gaussian; by default as many as take about a second.
         seed
             Of draws and simulations.
+        anneal
+            Whether to anneal as well, seconds to minutes; by default where draws do not tell of 30 weights or fewer.
 
         Raises
         ------
@@ -552,7 +553,7 @@ class Fit:
         >>> round(found.approximation.gap, 2), found.approximation.word
         (-0.18, 'usable')
         """
-        return checked(self, simulations, draws, seed)
+        return checked(self, simulations, draws, seed, anneal=anneal)
 
     def summary(self) -> str:
         """The fit in words and tables."""

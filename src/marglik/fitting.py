@@ -77,9 +77,9 @@ def _learned(
     found = None if hyperprior else choice.method.learner.maximum(model, base, free)
     if found is not None:
         optimum: learn.Found = learn.Located(objective, found.theta, free, warm=found.start, others=found.others)
-        if found.others is not None and len(found.others):
-            more = "another, lower maximum" if len(found.others) == 1 else f"{len(found.others)} lower maxima"
-            notes = (*notes, f"The evidence has {more} beside the one reported; fit.optima lists them.")
+        if restarts and model.n_targets == 1:
+            start = np.where(free, model.start_theta()[:1], base)
+            optimum = learn.best([optimum, *_restarted(objective, start, free, restarts, seed)])
         return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
     starts = choice.method.learner.starts(model, base, free)
     optimum = _best(objective, starts, free, restarts, seed)
@@ -219,19 +219,28 @@ def _fit_with_flat_in_theta(
     objective, base, free = _prepare(model, choice.method, fixed, hyperprior)
     found = None if hyperprior else choice.method.learner.maximum(model, base, free)
     if found is not None:
-        located = learn.Located(objective, found.theta, free, warm=found.start)
-        return Fit(model, choice.method, choice.reason, located, objective, source, notes)
+        optimum: learn.Found = learn.Located(objective, found.theta, free, warm=found.start)
+        if restarts:
+            first = np.where(free, model.start_theta()[:1], base)
+            optimum = learn.best([optimum, *_restarted(objective, first, free, restarts, seed)])
+        return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
     integrated = _learned(integrated_model, choice, fixed, None, restarts, seed, None, ())
     k = integrated.optimum.theta.shape[1]
     there = integrated._linear.compact(integrated.optimum.theta[0])
     border = there.columns.split(integrated._evidence.posterior.mean)[1]
-    theta = np.where(integrated.optimum.theta[0] > 0, integrated.optimum.theta[0], 0.3 * objective.units[:k])
-    start = np.concatenate([np.where(free[:k], theta, base[:k]), border[: model.n_flat]])
-    optimum = _best(objective, start[None, None], free, 0, seed)
+
+    def start(theta: Array) -> Array:
+        theta = np.where(theta > 0, theta, 0.3 * objective.units[:k])
+        return np.concatenate([np.where(free[:k], theta, base[:k]), border[: model.n_flat]])[None]
+
+    here, lower = integrated.optimum, integrated.optimum.others
+    tries: list[learn.Found] = [_best(objective, start(here.theta[0])[None], free, 0, seed)]
+    tries += [learn.maximise(objective, start(theta), free) for theta in ([] if lower is None else lower)]
+    optimum = replace(learn.best(tries), searches=here.searches, reached=here.reached)
     return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
 
 
-def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int, seed: int) -> learn.Optimum:
+def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int, seed: int) -> learn.Found:
     """The best of the maxima reached from the best starts, and from zero for each scale."""
     starts = np.asarray(starts, float)
     starts = starts[:, None] if starts.ndim == 2 else starts
@@ -247,12 +256,7 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
             first = apart(objective.hyperparameters.unconstrain(starts[:, 0]), values)
         set_out = [(starts[i], found[i].posterior) for i in first]
     tries = [learn.maximise(objective, start, free, warm) for start, warm in set_out]
-    rng = np.random.default_rng(seed)
-    for _ in range(restarts):
-        start = set_out[0][0]
-        moved = objective.hyperparameters.unconstrain(start) + 2 * rng.standard_normal(start.shape)
-        there = np.where(free, objective.hyperparameters.constrain(moved), start)
-        tries.append(learn.maximise(objective, there, free))
+    tries += _restarted(objective, set_out[0][0], free, restarts, seed)
     best = max(tries, key=lambda o: o.value[0])
     check_scatter(objective.hyperparameters, best.theta[0])
     even = [i for i, h in enumerate(objective.hyperparameters) if h.even and free[i]]
@@ -264,9 +268,19 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
         if value == -np.inf or best.value[0] - value > HOPELESS:
             continue
         if objective.slope_in_variance(at_zero, i, best.warm)[0] < 0:
-            other = learn.after(best, learn.maximise(objective, at_zero, free))
-            best = max(best, other, key=lambda o: o.value[0])
-    return best
+            tries.append(learn.after(best, learn.maximise(objective, at_zero, free)))
+            best = max(best, tries[-1], key=lambda o: o.value[0])
+    return learn.best(tries)
+
+
+def _restarted(objective: learn.Objective, start: Array, free: Array, restarts: int, seed: int) -> list[learn.Optimum]:
+    """Where learning ends from starts with e² times the usual scales, more or less."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(restarts):
+        moved = objective.hyperparameters.unconstrain(start) + 2 * rng.standard_normal(start.shape)
+        there = np.where(free, objective.hyperparameters.constrain(moved), start)
+        found.append(learn.maximise(objective, there, free))
+    return found
 
 
 MOST_SCALES_TRIED_AT_ZERO = 4

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from marglik.expansion import Expansion
 from marglik.hyperparameters import Hyperparameters
 from marglik.linalg import Arrow
 from marglik.paths import Path
+from marglik.validate import Unsupported
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -106,6 +107,16 @@ class Model(ABC):
     def bound(self, guide: Any = None, samples: int = 1, seed: int = 0) -> Any:
         """The model's own lower bound, with evidences and starts; None where it has none."""
         return None
+
+    def replicates(self, theta: Float[Array, "k"], n: int, seed: int = 0) -> Iterator[Model]:
+        """The model with other data, drawn from p(y|θ), n times.
+
+        Raises
+        ------
+        Unsupported
+            Nothing can be drawn from it.
+        """
+        raise Unsupported("Nothing is known of how to simulate the data of this model.")
 
     @abstractmethod
     def at(self, weights: Float[Array, "p"], theta: Float[Array, "k"]) -> Expansion:

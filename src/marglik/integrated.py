@@ -17,7 +17,7 @@ from marglik.evidence import evaluate
 from marglik.evidence.variational import Variational
 from marglik.hyperparameters import Hyperparameters, Positive, Support
 from marglik.hyperpriors import Hyperprior, JointHyperprior, hyperpriors
-from marglik.integration import MOST, Improper, Nodes, composite, grid, importance
+from marglik.integration import MOST, Improper, Nodes, composite, gauss, grid, importance
 from marglik.learn import Located, Objective
 from marglik.model import LinearModel
 from marglik.newrows import rows_to_predict
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from marglik.fitted import Fit
     from marglik.model import Model
 
-KEPT, KEPT_ON_GRID, SLIGHT = 40, 12, 2e-3
-"""Values of θ at which weights are looked at; those with a smaller share of the largest weight are not. Sums over a grid
-are accurate beyond all need with steps of less than a standard deviation, which twelve are."""
+KEPT, SLIGHT = 40, 2e-3
+"""Values of θ at which weights are looked at; those with a smaller share of the largest weight are not."""
+STEP, MASS, FEWEST = 0.35, 1e-4, 7
+"""Where there is one hyperparameter they are looked at by a Gauss rule, with a node for so many units of log s, … that
+this share of the mass lies beyond on either side, and so many nodes at least."""
 BEYOND = 12.0
 """How far out on the logarithmic scale the tail of a prior that is not proper is tried."""
 FALLS = -0.3
@@ -302,9 +304,11 @@ class Integrated:
         """Values of θ that stand for all, and their weights."""
         keep = self.nodes.weights > SLIGHT * self.nodes.weights.max()
         x, w = self.nodes.x[keep], self.nodes.weights[keep]
-        if x.shape[1] == 1:
-            step = -(-len(w) // KEPT_ON_GRID)
-            x, w = x[step // 2 :: step], w[step // 2 :: step]
+        if len(self.density.free) == 1:
+            fine, mass = self.nodes.marginals[0][:, 0], self.nodes.marginals[1]
+            low, high = np.interp([MASS, 1 - MASS], np.cumsum(mass), fine)
+            nodes, w = gauss(fine, mass, int(np.clip(np.ceil((high - low) / STEP), FEWEST, KEPT)))
+            x = nodes[:, None]
         elif len(w) > KEPT:
             edges = np.cumsum(w)
             picked = np.searchsorted(edges, (np.arange(KEPT) + 0.5) / KEPT * edges[-1])

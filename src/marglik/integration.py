@@ -10,7 +10,8 @@ The tails of log s are exponential at worst: a flat prior on s leaves eˣ to the
 - One hyperparameter: a grid, interpolated by a spline.
 - Two to four: importance sampling by a multivariate t that learns its place and shape from a few rounds of draws, all
   from Sobol points.
-- More: a central composite design about the mode, each direction and side with a scale of its own.
+- More: a central composite design about the mode, each direction and side with a scale of its own, and points further
+  out along each. Marginals are those of curves through the points of each direction, and of products of pairs.
 
 References
 ----------
@@ -21,19 +22,20 @@ Rue, Martino & Chopin (2009), JRSS B 71, 319, §6.5 (the design). Martins, Simps
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy.interpolate import CubicSpline
+from scipy.linalg import eigh_tridiagonal
 from scipy.special import gammaln, logsumexp, ndtri
 
 from marglik.likelihoods import LOG_2PI
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from numpy import ndarray as Array
 
 Density: TypeAlias = Callable[[np.ndarray], float]
@@ -56,6 +58,8 @@ TAIL = 5.0
 """Degrees of freedom of the proposal."""
 SPREAD = 1.1
 """Radius of the composite design, in units of √k standard deviations."""
+TAIL_DROP, NOTHING = 6.0, 40.0
+"""Along its axes the design goes on to where the log density has dropped by about so much; no drop counts for more."""
 FAR = 60.0
 """A density that has not dropped within so many units of x will not."""
 
@@ -152,6 +156,33 @@ def grid(density: Density, centre: Float[Array, "1"], sd: float) -> Nodes:
     )
 
 
+def gauss(x: Float[Array, "M"], w: Float[Array, "M"], n: int) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
+    """Nodes and weights of the Gauss rule of masses w at x: exact for polynomials of degree 2n − 1.
+
+    References
+    ----------
+    Golub & Welsch (1969), Math. Comp. 23, 221.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> nodes, weights = gauss(np.arange(5.0), np.full(5, 0.2), 2)
+    >>> (weights @ nodes**3).round(12) == np.mean(np.arange(5.0) ** 3)
+    np.True_
+    """
+    basis = [np.sqrt(w / w.sum())]
+    diagonal, beside = np.empty(n), np.empty(n)
+    for i in range(n):  # Lanczos, each vector made orthogonal to all before it
+        diagonal[i] = basis[-1] @ (x * basis[-1])
+        rest = x * basis[-1]
+        for _ in range(2):
+            rest = rest - np.array(basis).T @ (np.array(basis) @ rest)
+        beside[i] = np.linalg.norm(rest)
+        basis.append(rest / max(beside[i], 1e-300))
+    nodes, vectors = eigh_tridiagonal(diagonal, beside[:-1])
+    return nodes, vectors[0] ** 2
+
+
 def _trapezoid(p: Array, x: Array) -> float:
     return float(np.sum((p[1:] + p[:-1]) * np.diff(x)) / 2)
 
@@ -234,8 +265,12 @@ class Surface:
 
 
 def _monomials(z: Float[Array, "N k"], powers: Sequence[tuple[int, ...]]) -> Float[Array, "N f"]:
-    drawn_in = z / np.sqrt(1 + (z**2).sum(axis=1, keepdims=True) / REACH**2)
-    return np.stack([np.prod(drawn_in ** np.array(p), axis=1) for p in powers], axis=1)
+    near = _drawn_in(z)
+    return np.stack([np.prod(near ** np.array(p), axis=1) for p in powers], axis=1)
+
+
+def _drawn_in(z: Float[Array, "N k"]) -> Float[Array, "N k"]:
+    return z / np.sqrt(1 + (z**2).sum(axis=1, keepdims=True) / REACH**2)
 
 
 def _weighted(log_p: Counted, proposal: StudentT, n: int, seed: int) -> tuple[Array, Array]:
@@ -257,52 +292,93 @@ def _learned(x: Array, log_w: Array, before: StudentT) -> StudentT:
 
 
 def composite(density: Density, centre: Float[Array, "k"], covariance: Float[Array, "k k"]) -> Nodes:
-    """Many hyperparameters, known well: x = centre + U (σ± z), with U from the covariance and a scale for each side."""
+    """Many hyperparameters, known well: x = centre + A (σ± z), with a scale for each side.
+
+    A is the square root of the covariance that turns least: skewness is that of single scales, with few levels each.
+    """
     log_p = Counted(density)
     k = len(centre)
-    d, U = np.linalg.eigh(covariance)
-    axes = U * np.sqrt(d)
+    sd = np.sqrt(covariance.diagonal())
+    d, U = np.linalg.eigh(covariance / np.outer(sd, sd))
+    axes = sd[:, None] * (U * np.sqrt(d)) @ U.T
     peak = log_p(centre)
-    reach = math.sqrt(2.0)
-    scales, probes = np.ones((2, k)), np.empty((k, 2))
-    for i, (s, sign) in product(range(k), enumerate((-1, 1))):
-        probes[i, s] = log_p(centre + sign * reach * axes[:, i])
-        scales[s, i] = np.clip(reach / math.sqrt(2 * max(peak - probes[i, s], 1e-3)), 0.3, 4.0)
+    reach, spread = math.sqrt(2.0), SPREAD * math.sqrt(k)
+    scales, known = np.ones((2, k)), [{0.0: 0.0} for _ in range(k)]
 
-    def placed(z: Float[Array, "N k"]) -> Float[Array, "N k"]:
-        return centre + (z * np.where(z < 0, scales[0], scales[1])) @ axes.T
+    def drop(z: Float[Array, "k"]) -> float:
+        return max(log_p(centre + axes @ z) - peak, -NOTHING)
 
-    z = np.concatenate([np.zeros((1, k)), SPREAD * math.sqrt(k) * _sphere(k)])
-    x = placed(z)
-    share = np.r_[1 - SPREAD**-2, np.full(len(z) - 1, SPREAD**-2 / (len(z) - 1))]
-    values = log_p.each(x[1:])
-    log_ratio = np.r_[peak, values] - peak + (z**2).sum(axis=1) / 2
-    log_w = np.log(share) + log_ratio
-    log_sum = float(logsumexp(log_w))
-    volume = k / 2 * LOG_2PI + np.log(d).sum() / 2 + np.log(scales.mean(axis=0)).sum()
+    for i, (s, sign) in product(range(k), enumerate((-1.0, 1.0))):
+        near = known[i][sign * reach] = drop(sign * reach * np.eye(k)[i])
+        scales[s, i] = np.clip(reach / math.sqrt(2 * max(-near, 1e-3)), 0.3, 4.0)
+        end = spread * scales[s, i]
+        further = known[i][sign * end] = drop(sign * end * np.eye(k)[i])
+        slope = max((near - further) / (end - reach), 0.5) if end > reach else 1.0
+        far = sign * min(end + max((TAIL_DROP + further) / slope, 0.5), 4 * spread)
+        known[i][far] = drop(far * np.eye(k)[i])
+
+    z, axial = _sphere(k)
+    placed = spread * z * np.where(z < 0, scales[0], scales[1])
+    ends = [known[int(np.abs(one).argmax())][float(one[np.abs(one).argmax()])] for one in placed[axial]]
+    values = np.r_[0.0, [drop(one) for one in placed[~axial]], ends]
+    x = centre + np.r_[np.zeros((1, k)), placed[~axial], placed[axial]] @ axes.T
+    share = np.r_[1 - SPREAD**-2, np.full(len(z), SPREAD**-2 / len(z))]
+    log_w = np.log(share) + values + np.r_[0.0, np.full(len(z), spread**2 / 2)]
+
+    curves = Curves.through(known, placed[~axial], values[1 : 1 + np.sum(~axial)])
     t = StudentT(np.zeros(k), np.eye(k))
     fine = t.draws(FINE, 0)
-    seen = np.concatenate([reach * np.eye(k), -reach * np.eye(k), (x - centre) @ np.linalg.inv(axes).T])
-    known = np.concatenate([*probes.T, [peak], values]) - peak
-    surface = Surface.through(seen, known + (seen**2).sum(axis=1) / 2, _along_axes(k))
-    log_fine = surface(fine) - (fine**2).sum(axis=1) / 2 - t.log_density(fine)
-    w = np.exp(log_w - log_sum)
+    log_ratio = -(fine**2).sum(axis=1) / 2 - t.log_density(fine)
+    log_fine = log_ratio + curves(fine)
+    volume = k / 2 * LOG_2PI + np.log(d).sum() / 2 + np.log(sd).sum()
+    log_integral = peak + volume + float(logsumexp(log_fine) - logsumexp(log_ratio))
     design, marginals = "central composite design", (centre + fine @ axes.T, _normalised(log_fine))
-    return Nodes(x, w, peak + log_sum + float(volume), marginals, np.nan, log_p.calls, design)
+    return Nodes(x, _normalised(log_w), log_integral, marginals, np.nan, log_p.calls, design)
 
 
-def _along_axes(k: int) -> list[tuple[int, ...]]:
-    """Powers of a quadratic polynomial, and of cubic and quartic terms along each axis."""
-    return [p for p in product(range(5), repeat=k) if sum(p) <= 2 or sum(p) == max(p)]
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """How a log density differs from −|z|²/2: a curve along each axis, straight beyond its ends, and products of pairs.
+
+    g(z) = Σ_i g_i(z_i) + Σ_{i<j} c_ij z_i z_j,    z in the products drawn in beyond `REACH`
+    """
+
+    along: Sequence[CubicSpline]
+    pairs: Float[Array, "k k"]
+
+    @classmethod
+    def through(cls, known: Sequence[Mapping[float, float]], z: Float[Array, "N k"], values: Array) -> Curves:
+        """Log densities by place on each axis, and elsewhere: pairs by least squares to what the curves leave."""
+        along = []
+        for one in known:
+            at = np.array(sorted(one))
+            along.append(CubicSpline(at, [one[p] + p**2 / 2 for p in at]))
+        k, bare = z.shape[1], cls(along, np.zeros((z.shape[1], z.shape[1])))
+        first, second = np.triu_indices(k, 1)
+        near = _drawn_in(z)
+        left = values + (z**2).sum(axis=1) / 2 - bare(z)
+        pairs = np.zeros((k, k))
+        pairs[first, second] = np.linalg.lstsq(near[:, first] * near[:, second], left, rcond=None)[0]
+        return cls(along, pairs)
+
+    def __call__(self, z: Float[Array, "M k"]) -> Float[Array, "M"]:
+        near = _drawn_in(z)
+        out = np.einsum("Mi,ij,Mj->M", near, self.pairs, near)
+        for curve, one in zip(self.along, z.T, strict=True):
+            inside = one.clip(curve.x[0], curve.x[-1])
+            out += curve(inside) + curve(inside, 1) * (one - inside)
+        return out
 
 
-def _sphere(k: int) -> Float[Array, "N k"]:
-    """Corners of a cube, a balanced part of them from five axes on, and both ends of every axis; all at radius 1."""
+def _sphere(k: int) -> tuple[Float[Array, "N k"], Bool[Array, "N"]]:
+    """Corners of a cube, a balanced part of them from five axes on, and both ends of every axis, at radius 1; which
+    are ends.
+    """
     corners = np.array(list(product((-1.0, 1.0), repeat=k)))
     for word in GENERATORS.get(k, ()):
         corners = corners[np.prod(corners[:, list(word)], axis=1) == 1]
     ends = np.concatenate([np.eye(k), -np.eye(k)])
-    return np.concatenate([corners / math.sqrt(k), ends])
+    return np.concatenate([corners / math.sqrt(k), ends]), np.arange(len(corners) + 2 * k) >= len(corners)
 
 
 GENERATORS: dict[int, Sequence[tuple[int, ...]]] = {

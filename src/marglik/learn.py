@@ -150,7 +150,8 @@ class Optimum:
     """Where learning ended, for each target.
 
     ``gradient`` and ``hessian`` are in φ, zero along coordinates that are not free; ``limit`` marks coordinates that
-    lie at the end of their support (a scale of exactly zero, or a limit that φ approaches at infinity).
+    lie at the end of their support (a scale of exactly zero, or a limit that φ approaches at infinity). ``others`` are
+    lower maxima that were met; of ``searches`` so many, ``reached``, ended here.
     """
 
     theta: Float[Array, "V k"]
@@ -163,6 +164,9 @@ class Optimum:
     n_iterations: int
     trace: Sequence[Array] = field(default_factory=list)
     warm: Any = None
+    others: Float[Array, "m k"] | None = None
+    searches: int = 1
+    reached: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +182,8 @@ class Located:
     n_iterations: int = 0
     warm: Any = None
     others: Float[Array, "m k"] | None = None
+    searches: int = 1
+    reached: int = 1
 
     @cached_property
     def limit(self) -> Bool[Array, "V k"]:
@@ -285,6 +291,24 @@ def after(before: Optimum, now: Optimum) -> Optimum:
     return replace(now, n_iterations=before.n_iterations + now.n_iterations, trace=trace)
 
 
+SAME = 1e-3
+"""Nats by which the values of two searches differ that ended at one maximum, at most."""
+
+
+def best(found: Sequence[Found]) -> Found:
+    """The highest of what several searches found, with the lower maxima, the highest first."""
+    highest = max(found, key=lambda o: o.value[0])
+    others: list[Found] = []
+    for o in sorted(found, key=lambda o: -o.value[0]):
+        near = any(abs(o.value[0] - other.value[0]) < SAME for other in (highest, *others))
+        if o.converged.all() and not near:
+            others.append(o)
+    known = [o.others for o in found if o.others is not None]
+    lower = np.concatenate([*known, *(o.theta for o in others)]) if known or others else None
+    reached = sum(o.reached for o in found if abs(o.value[0] - highest.value[0]) < SAME)
+    return replace(highest, others=lower, searches=sum(o.searches for o in found), reached=reached)
+
+
 def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -> Optimum:
     """Where the covariance of correlated weights is singular, put to exactly so and climbed along what is left.
 
@@ -380,7 +404,8 @@ def _climb(
         trial = _moved(objective, theta, np.where(active[:, None] & free, step, 0))
         new_value, new_gradient, new_hessian, new_warm = objective.at(trial, free, warm, differences=V > 1)
         if new_hessian is None and V == 1 and sinking.any():
-            share = np.where(sinking, trial / theta, 1.0)[0] ** 2  # as what is quadratic in θ
+            ratio = np.divide(trial, theta, out=np.ones_like(theta), where=sinking)
+            share = ratio[0] ** 2  # as what is quadratic in θ
             new_hessian, rough = hessian * np.where(np.eye(len(share), dtype=bool), share, share[:, None] * share), True
         elif new_hessian is None:
             hessian = new_hessian = _secant(hessian, np.where(free, step, 0)[0], (new_gradient - gradient)[0])

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -70,6 +71,45 @@ def level_blocks(M: Float[Array, "F F"], place: slice, n_levels: int) -> Float[A
     """The diagonal blocks of a matrix on the border that belong to the levels of a grouping factor."""
     at = np.arange(place.start, place.stop).reshape(n_levels, -1)
     return M[at[:, :, None], at[:, None]]
+
+
+def along(X: Float[Array, "r p"], parts: Sequence[Float[Array, "m q"]]) -> Float[Array, "r q"]:
+    """X ⊗A_d, dimension by dimension, the last one running fastest."""
+    out, lead, tail = X, *X.shape
+    for A in parts:
+        tail //= len(A)
+        out = out.reshape(lead, len(A), tail)
+        out = out[..., 0] @ A if tail == 1 else A.T @ out
+        lead *= A.shape[1]
+    return out.reshape(len(X), math.prod(A.shape[1] for A in parts))
+
+
+@dataclass(frozen=True, eq=False)
+class Kron:
+    """⊗A_d, which stands where a matrix is multiplied from the left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from marglik.linalg import Kron
+    >>> A = Kron((np.array([[1.0, 2.0], [0.0, 1.0]]), np.eye(2)))
+    >>> np.array([1.0, 0.0, 0.0, 1.0]) @ A
+    array([1., 0., 2., 1.])
+    """
+
+    parts: tuple[Float[Array, "m m"], ...]
+    __array_ufunc__ = None
+
+    def __len__(self) -> int:
+        return math.prod(map(len, self.parts))
+
+    @property
+    def T(self) -> Kron:
+        """The transpose."""
+        return Kron(tuple(A.T for A in self.parts))
+
+    def __rmatmul__(self, X: Float[Array, "*r p"]) -> Float[Array, "*r p"]:
+        return along(X.reshape(-1, len(self)), self.parts).reshape(X.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,8 +43,7 @@ def optima(objective: learn.Objective, optimum: learn.Found) -> DataFrame:
     """Distinct maxima and their evidence; see `Fit.optima`."""
     import pandas as pd
 
-    others = getattr(optimum, "others", None)
-    theta = optimum.theta if others is None else np.concatenate([optimum.theta, others])
+    theta = optimum.theta if optimum.others is None else np.concatenate([optimum.theta, optimum.others])
     values = [np.ravel(objective.evidence(t[None]).log_value)[0] for t in theta]
     return pd.DataFrame(theta, columns=list(objective.hyperparameters.names)).assign(log_evidence=values)
 

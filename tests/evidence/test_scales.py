@@ -195,8 +195,11 @@ def test_the_value_alone(name, variances):
 
 def test_a_start_that_follows_a_better_one_is_given_up():
     at = scales._unknown(np.array([[1.0, 0.0], [1.005, 0.0], [1.0, 1e-9], [1.0, 0.0]]), np.array([1.0, 2.0, 3.0, 0.0]))
-    np.testing.assert_array_equal(scales._apart(at, np.array([0, 0, 0, 1]), np.arange(4)), [1, 2, 3])
-    np.testing.assert_array_equal(scales._apart(at, np.array([0, 0, 0, 1]), np.array([0, 3])), [0, 3])
+    targets, nothing = np.array([0, 0, 0, 1]), scales._none_known(at.variances)
+    np.testing.assert_array_equal(scales._apart(at, targets, np.arange(4), nothing), [1, 2, 3])
+    np.testing.assert_array_equal(scales._apart(at, targets, np.array([0, 3]), nothing), [0, 3])
+    known = scales._unknown(np.tile([1.001, 0.0], (4, 1)), np.full(4, 9.0))
+    np.testing.assert_array_equal(scales._apart(at, targets, np.arange(4), known), [2])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from marglik.smooths import Cubic, Cyclic, PSpline, RandomEffect, s, te, ti
+from marglik.smooths.knots import distinct
 from marglik.smooths.sampling import sample
 from marglik.smooths.thin_plate import ThinPlate, _kernel
 
@@ -52,6 +53,20 @@ def test_thin_plate_penalty_is_the_integrated_squared_curvature():
     left, right = curvature[:-1], curvature[1:]
     integral = np.sum(np.diff(points) * (left**2 + left * right + right**2)) / 3
     np.testing.assert_allclose(beta @ basis.penalty @ beta, integral, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["even", "with ties", "crowded", "all the same", "wider than numbers reach"])
+def test_distinct_values(kind):
+    x = np.random.default_rng(0).uniform(-3, 1, 20_000)
+    x = {
+        "even": x,
+        "with ties": np.concatenate([x[:18_000], x[:2_000]]),
+        "crowded": x**15,
+        "all the same": np.full(20_000, 7.0),
+        "wider than numbers reach": 5e307 * x,
+    }[kind]
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(distinct(x), np.unique(x))
 
 
 @pytest.mark.parametrize("m", [1, 2, 3])

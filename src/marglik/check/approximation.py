@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from marglik.check.consistency import in_own_names
+from marglik.evidence import annealed
 from marglik.evidence.clouds import Estimate
 from marglik.evidence.groups import GroupsWeighed
 from marglik.evidence.importance import LEAST, TRUSTED, Border, Importance, weighed
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from marglik.evidence import Evidence
     from marglik.learn import Found
     from marglik.model import Model
+    from marglik.posterior import Gaussian
 
 GOOD, USABLE = 0.05, 0.5
 """Gaps in nats below which an approximation is good, and usable."""
-MOST, MOST_BORDER, EACH = 4096, 1024, 64
+MOST, LEAST_BORDER, MOST_BORDER, EACH = 4096, 32, 1024, 64
 """Draws of each integral, draws of the border, and of each level for every one of these."""
 WORK = 6e6
 """Densities of rows that a full check computes, about; a quick one a fourth of them."""
@@ -43,33 +45,39 @@ OVERHEAD = 3000
 """What a draw of the border costs beside rows, in densities of rows."""
 UNKNOWN = 0.25
 """Standard error, in nats, from which on the draws do not tell the gap."""
+MOST_WEIGHTS, MOST_ENTRIES = 30, 20_000
+"""Where draws do not tell, annealing is a second opinion unasked for so many weights, and rows times weights."""
+PARTICLES = 512
+"""Weights in each of its clouds."""
 LISTED = 5
 """Levels that are named."""
 
 
 @dataclass(frozen=True)
 class Approximation:
-    """What importance sampling says of the evidence.
+    """What importance sampling says of the evidence, or annealing, where that does not tell.
 
     Attributes
     ----------
     log_value, std_error
-        log p(y|θ̂) by importance sampling, in nats, and its standard error.
+        log p(y|θ̂) by importance sampling or by annealing, in nats, and its standard error.
     gap
         By how much the method's value is higher, in nats.
     k_hat
-        Tail of the weights (Vehtari et al. 2024), the worst of all levels; above 0.7 the gap is not known.
+        Tail of the weights (Vehtari et al. 2024), the worst of all levels; above 0.7 they do not tell the gap.
     draws
         Draws of each integral.
     by_level
         Whether every level of a grouping factor was integrated by itself.
     known
-        Whether the draws tell the gap.
+        Whether the draws, or annealing, tell the gap.
     levels
         The levels where Laplace's method is furthest off: level → nats that it is too high there.
     shift
         Name → how far the estimate would move, to first order, in its standard errors; empty where it was not asked
-        for, or not known.
+        for, or the draws do not tell.
+    annealed
+        Whether the value is by annealing.
     """
 
     log_value: float
@@ -81,6 +89,7 @@ class Approximation:
     known: bool
     levels: Mapping[str, float] = field(default_factory=dict)
     shift: Mapping[str, float] = field(default_factory=dict)
+    annealed: bool = False
 
     @property
     def word(self) -> str:
@@ -92,20 +101,28 @@ class Approximation:
 
 
 def approximation(
-    model: Model, optimum: Found, evidence: Evidence, draws: int | None, seed: int, quick: bool = False
+    model: Model,
+    optimum: Found,
+    evidence: Evidence,
+    draws: int | None,
+    seed: int,
+    quick: bool = False,
+    anneal: bool | None = None,
 ) -> Approximation | None:
     """The estimate for one target; None where a quick one would take too long, or nothing is integrated out.
 
-    ``evidence`` is the method's, at θ̂.
+    ``evidence`` is the method's, at θ̂. ``anneal`` asks for a second opinion, or forbids it; else it is had where draws
+    do not tell and the model is small.
     """
     theta = np.asarray(optimum.theta[0], float)
     near = model.compact(theta)
-    linear = isinstance(near, LinearModel)
-    if not near.n_weights or (quick and not linear) or Importance().unsuited(near) is not None:
+    linear = near if isinstance(near, LinearModel) else None
+    if not near.n_weights or (quick and linear is None) or Importance().unsuited(near) is not None:
         return None
-    for enough in (1, 4):
-        work = enough * WORK / (4 if quick else 1)
-        n, border = _sizes(near, work, enough * MOST) if isinstance(near, LinearModel) else (enough * MOST, None)
+    enough = 1
+    while True:
+        most = enough * MOST
+        n, border = (most, None) if linear is None else _sizes(linear, enough * WORK / (4 if quick else 1), most)
         if n < LEAST / 4 and quick:
             return None
         n = max(n, LEAST) if draws is None else 1 << (draws - 1).bit_length()
@@ -113,23 +130,46 @@ def approximation(
         if here is None or posterior is None or trouble is not None:
             return None
         found = here.estimate
-        if known(found) or quick or draws is not None:
+        if known(found) or quick or draws is not None or enough > 1:
             break
+        enough = 4
+    told, second = known(found), None
     free, shift = np.flatnonzero(optimum.free[0]), {}
-    if not quick and known(found) and len(free):
+    if not quick and told and len(free):
         gap = here.gradient - evidence.gradient[0]
         shift = _shift(model, optimum, free, (gap * model.hyperparameters.derivatives(theta)[0])[free])
+    if anneal or (anneal is None and not (told or quick) and _small(near)):
+        second = _annealed(near, theta, posterior, seed)
+    log_value, error = (found if second is None else second)[:2]
     return Approximation(
-        found.log_value,
-        found.std_error,
-        float(np.asarray(evidence.log_value).reshape(-1)[0]) - found.log_value,
+        log_value,
+        error,
+        float(np.asarray(evidence.log_value).reshape(-1)[0]) - log_value,
         found.k_hat,
         n,
         found.groups is not None,
-        known(found),
-        _worst(near, posterior.mean, here) if isinstance(here, GroupsWeighed) and not quick else {},
+        told or second is not None,
+        _worst(linear, posterior.mean, here) if linear and isinstance(here, GroupsWeighed) and not quick else {},
         shift,
+        second is not None,
     )
+
+
+def _small(model: Model) -> bool:
+    """Whether annealing takes a few seconds."""
+    rows = model.rows.n if isinstance(model, LinearModel) else 1
+    return model.n_weights <= MOST_WEIGHTS and rows * model.n_weights <= MOST_ENTRIES
+
+
+def _annealed(model: Model, theta: Float[Array, "k"], posterior: Gaussian, seed: int) -> annealed.Estimate | None:
+    """By annealing; None where that cannot be had, or says little."""
+    if annealed.Annealed().unsuited(model) is not None:
+        return None
+    try:
+        found = annealed.estimate(model, theta, posterior, seed, particles=PARTICLES)
+    except ValueError:
+        return None
+    return found if found.std_error < UNKNOWN else None
 
 
 def known(found: Estimate) -> bool:
@@ -142,7 +182,9 @@ def _sizes(model: LinearModel, work: float, most: int) -> tuple[int, Border | No
     rows = model.rows.n
     if not model.groupings:
         return _power(work / (rows * (1 + model.n_weights // 10)), most), None
-    return _power(work / rows, most), Border(EACH, max(_power(work / (rows * EACH + OVERHEAD), MOST_BORDER), 16))
+    return _power(work / rows, most), Border(
+        EACH, max(_power(work / (rows * EACH + OVERHEAD), MOST_BORDER), LEAST_BORDER)
+    )
 
 
 def _power(n: float, most: int) -> int:

@@ -8,7 +8,8 @@ With scores s_1 … s_N, the slopes in φ at θ̂ of the evidence of N simulated
 
 because the covariance of the score is the information. Outside the Gaussian the scores are those of the objective with
 fixed effects maximised, for with them integrated the simulated data come from one value of what is integrated over; in
-the Gaussian case the restricted likelihood does not depend on them.
+the Gaussian case the restricted likelihood does not depend on them. What a program integrates over is drawn anew from its
+prior in each data set, so that its scores need no other objective.
 
 References
 ----------
@@ -18,9 +19,9 @@ Math. Stat. 2, 360.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.special import fdtrc
@@ -59,16 +60,19 @@ class Consistency:
     bias: Mapping[str, float]
 
 
-def consistency(
-    method: EvidenceMethod,
-    model: LinearModel,
-    theta: Float[Array, "k"],
-    free: Bool[Array, "k"],
-    means: Mapping[str, Array],
-    n: int,
-    seed: int,
-) -> Consistency:
-    """From n data sets.
+class Replicates(NamedTuple):
+    """A model, θ̂ and which of its coordinates were learned; the model with other data from it."""
+
+    base: Model
+    theta: Float[Array, "k"]
+    free: Bool[Array, "k"]
+    models: Iterable[Model]
+
+
+def linear(
+    model: LinearModel, theta: Float[Array, "k"], free: Bool[Array, "k"], means: Mapping[str, Array], n: int, seed: int
+) -> Replicates:
+    """n data sets of a linear model.
 
     Parameters
     ----------
@@ -88,6 +92,19 @@ def consistency(
         theta = np.concatenate([theta, base.flat_basis.R @ flat])
         free = np.concatenate([free, np.ones(model.n_flat, bool)])
     base = base if base.reml or maximised else replace(base, reml=True)
+
+    def models() -> Iterator[Model]:
+        for y in simulate(model, own, means, n, seed):
+            data = replace(base, rows=replace(base.rows, y=y))
+            data.adopt(base)
+            yield data
+
+    return Replicates(base, theta, free, models())
+
+
+def consistency(method: EvidenceMethod, replicates: Replicates, n: int) -> Consistency:
+    """From n data sets."""
+    base, theta, free, models = replicates
     k = int(free.sum())
     if not k:
         raise ValueError("simulations= checks hyperparameters that were learned, but all of this fit were held.")
@@ -98,9 +115,7 @@ def consistency(
         )
     scale = base.hyperparameters.derivatives(theta)[0][free]
     scores = []
-    for y in simulate(model, own, means, n, seed):
-        data = replace(base, rows=replace(base.rows, y=y))
-        data.adopt(base)
+    for data in models:
         e = method(data, theta[None] if method.batched(data) else theta)
         score = np.asarray(e.gradient).reshape(-1)[free] * scale
         if not e.checks and np.isfinite(score).all():

@@ -38,6 +38,10 @@ class Check:
         Names of hyperparameters at the end of their support, with the value there.
     converged
         Whether learning reached a maximum.
+    searches, reached
+        From how many places θ̂ was searched for, and how many of these searches ended at the maximum that is reported.
+    lower
+        Other maxima that were met: how many nats each is lower.
     exact
         Whether the evidence is the integral itself rather than an approximation.
     approximation
@@ -56,6 +60,9 @@ class Check:
     verdict: str
     approximation: Approximation | None = None
     consistency: Consistency | None = None
+    searches: int = 1
+    reached: int = 1
+    lower: Sequence[float] = ()
 
     @classmethod
     def of(
@@ -68,6 +75,7 @@ class Check:
         approximation: Approximation | None = None,
         consistency: Consistency | None = None,
         remedy: str = "",
+        lower: Sequence[float] = (),
     ) -> Check:
         """Check an optimum.
 
@@ -107,9 +115,13 @@ class Check:
                 meanings,
                 undetermined(names, optimum),
             )
+            + _beside(lower)
             + _doubt(consistency),
             approximation,
             consistency,
+            optimum.searches,
+            optimum.reached,
+            lower,
         )
 
     @property
@@ -123,12 +135,15 @@ class Check:
     def numbers(self) -> tuple[str, ...]:
         """The numbers behind the verdict, a sentence each."""
         out = [f"Largest slope {self.gradient_norm:.1e} nats; smallest curvature {self.curvature:.3g}."]
+        if self.searches > 1:
+            out.append(f"{self.reached} of {self.searches} searches ended at this maximum.")
         found = self.approximation
         if found is not None:
             each = " a level" if found.by_level else ""
+            how = "annealing" if found.annealed else "importance sampling"
             out.append(
-                f"Log evidence by importance sampling {found.log_value:.4f} ± {found.std_error:.2g}, "
-                f"gap {found.gap:.3g} nats, k̂ {found.k_hat:.2f}, {found.draws:,} draws{each}."
+                f"Log evidence by {how} {found.log_value:.4f} ± {found.std_error:.2g}, "
+                f"gap {found.gap:.3g} nats; importance draws: k̂ {found.k_hat:.2f}, {found.draws:,}{each}."
             )
         if found is not None and found.levels:
             each = ", ".join(f"{name} {gap:+.2g}" for name, gap in found.levels.items())
@@ -145,7 +160,7 @@ class Check:
         return tuple(out)
 
     def __str__(self) -> str:
-        own = self.approximation is not None or self.consistency is not None
+        own = self.approximation is not None or self.consistency is not None or self.searches > 1
         return "\n".join([self.verdict, *(self.numbers if own else ())])
 
 
@@ -193,6 +208,14 @@ def _judged(exact: bool, assessed: str | None, found: Approximation | None, reme
     if found.word == "bad":
         return f"Do not trust the evidence: it is {off}{moved}. {remedy}"
     return f"{own}; the approximation is {found.word}, {off}{moved}."
+
+
+def _beside(lower: Sequence[float]) -> str:
+    """That there are other maxima."""
+    if not lower:
+        return ""
+    others = "another, lower maximum, which is" if len(lower) == 1 else f"{len(lower)} lower maxima, the next"
+    return f" The search met {others} {min(lower):.2g} nats below; fit.optima lists them."
 
 
 def _doubt(found: Consistency | None) -> str:

@@ -16,7 +16,7 @@ all of them what it is at v̂:
 Errors of different groups are independent, and so is that of the v_j; their squares add up. Without a border the first
 sum is all there is.
 
-The coordinates of x_gk have Student's t with 4 degrees of freedom. v is drawn from a multivariate t.
+The coordinates of x_gk have Student's t with 2 degrees of freedom. v is drawn from a multivariate t.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from scipy.special import logsumexp
 from marglik import pareto
 from marglik.evidence import draws
 from marglik.evidence.clouds import ROUNDING, Cloud, Estimate, Groups, Weighed, effective, scatter
-from marglik.evidence.draws import log_t4, t4
+from marglik.evidence.draws import log_t2, t2
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import Arrow, cholesky, solve_lower
 
@@ -138,18 +138,18 @@ class GroupCloud(Cloud):
         def near(x: Array) -> Array:
             return place.u[:, None] + np.einsum("qji,qkj->qki", inverse, x)
 
-        x = PILOT_SCALE * t4(draws.lattice(PILOT_DRAWS, m, q, rng))
-        t = cloud(near(x), log_t4(x, PILOT_SCALE) + log_det).terms(theta, place.v)
-        second = [logsumexp(2 * t + log_t4(x, PILOT_SCALE) - log_t4(x, s), axis=1) for s in SCALES]
+        x = PILOT_SCALE * t2(draws.lattice(PILOT_DRAWS, m, q, rng))
+        t = cloud(near(x), log_t2(x, PILOT_SCALE) + log_det).terms(theta, place.v)
+        second = [logsumexp(2 * t + log_t2(x, PILOT_SCALE) - log_t2(x, s), axis=1) for s in SCALES]
         scale = np.array(SCALES)[np.argmin(second, axis=0)][:, None, None]
         each = n // RUNS // (2 if wide else 1)
-        x = scale * t4(draws.lattice(each, m, q * RUNS, rng)).reshape(q, -1, m)
-        u, log_q = near(x), log_t4(x, scale) + log_det
+        x = scale * t2(draws.lattice(each, m, q * RUNS, rng)).reshape(q, -1, m)
+        u, log_q = near(x), log_t2(x, scale) + log_det
         if wide:
-            z = np.broadcast_to(t4(draws.lattice(each, m, RUNS, rng)), (q, RUNS, each, m))
+            z = np.broadcast_to(t2(draws.lattice(each, m, RUNS, rng)), (q, RUNS, each, m))
             u = np.concatenate([u.reshape(z.shape), z], axis=2).reshape(q, -1, m)
             x = np.einsum("qki,qij->qkj", u - place.u[:, None], place.C)
-            log_q = np.logaddexp(log_t4(x, scale) + log_det, log_t4(u, 1.0)) - np.log(2)
+            log_q = np.logaddexp(log_t2(x, scale) + log_det, log_t2(u, 1.0)) - np.log(2)
         found = cloud(u, log_q, every)
         if not f:
             return found
@@ -183,16 +183,17 @@ class GroupCloud(Cloud):
         u = self.place.u + self.place.E @ (v - self.place.v)
         second_order = self.densities.log_joints(theta, u[:, None], v)[:, 0] + m * LOG_2PI / 2
         second_order -= np.log(np.einsum("qmm->qm", self.place.C)).sum(axis=1)
-        return second_order - _mean(self.terms(theta, v))
+        return second_order - _averaged(self.terms(theta, v))[0]
 
 
-def _mean(t: Float[Array, "*q K"]) -> Float[Array, "*q"]:
-    return logsumexp(t, axis=-1) - np.log(t.shape[-1])
-
-
-def _by_run(t: Float[Array, "q K"]) -> Float[Array, "q R"]:
-    """Shares of the runs, which sum to one."""
-    return np.exp(logsumexp(t.reshape(len(t), RUNS, -1), axis=2) - logsumexp(t, axis=1)[:, None])
+def _averaged(t: Float[Array, "q K"]) -> tuple[Float[Array, "q"], Float[Array, "q R"]]:
+    """log (1/K) Σ_k exp t_gk, and the shares of the runs in it, which sum to one."""
+    top = t.max(axis=1, initial=-np.inf)
+    top = np.where(np.isfinite(top), top, 0.0)
+    by_run = np.exp(t - top[:, None]).reshape(len(t), RUNS, -1).sum(axis=2)
+    total = by_run.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return top + np.log(total / t.shape[1]), by_run / total[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,8 +220,8 @@ class GroupsWeighed(Weighed):
             return np.zeros((1, q)), np.zeros((1, q, RUNS))
         middle = self._middle[:, :: self.cloud.every]
         terms = (self.cloud.terms(self.theta, v, self.cloud.every) for v in self._v)
-        parts = [(_mean(t) - _mean(middle), _by_run(t) - _by_run(middle)) for t in terms]
-        return np.array([log for log, _ in parts]), np.array([share for _, share in parts])
+        logs, shares = zip(*map(_averaged, (middle, *terms)), strict=True)
+        return np.array(logs[1:]) - logs[0], np.array(shares[1:]) - shares[0]
 
     @cached_property
     def outer(self) -> Float[Array, "R J"]:
@@ -230,7 +231,7 @@ class GroupsWeighed(Weighed):
 
     @property
     def log_value(self):
-        return float(_mean(self._middle).sum() + _mean(self.outer.reshape(-1)))
+        return float(_averaged(self._middle)[0].sum() + logsumexp(self.outer) - np.log(self.outer.size))
 
     @cached_property
     def weights(self) -> Float[Array, "RJ"]:
@@ -262,8 +263,9 @@ class GroupsWeighed(Weighed):
         q, present = self.cloud.densities.present
         moves, ratios = self._moves
         log_value, error, k_hat = np.zeros(q), np.zeros(q), np.full(q, -np.inf)
-        log_value[present] = _mean(self._middle) + self.weights @ moves
-        runs = _by_run(self._middle) + np.einsum("j,jqr->qr", self.weights, ratios)
+        middle, runs = _averaged(self._middle)
+        log_value[present] = middle + self.weights @ moves
+        runs = runs + np.einsum("j,jqr->qr", self.weights, ratios)
         error[present] = runs.std(axis=1, ddof=1) * np.sqrt(RUNS)
         few = range(0, len(present), TAILS)
         k_hat[present] = np.concatenate([pareto.shape(self._middle[i : i + TAILS]) for i in few] or [np.zeros(0)])

@@ -222,7 +222,7 @@ def weighed(
         posterior = Gaussian(w, H, theta)
         if _by_level(model):
             return _grouped(mode, w, method, border), posterior, trouble  # type: ignore[arg-type]
-        return _joint(mode, posterior, method.size(model), method.seed), posterior, trouble
+        return _joint(model, mode, posterior, method.size(model), method.seed), posterior, trouble
     except NotPositiveDefinite:
         return None, None, SADDLE
 
@@ -238,10 +238,10 @@ def _grouped(mode: LinearExpansion, w: Float[Array, "p"], method: Importance, bo
     return GroupCloud.about(LinearGroups(at), place, mode.theta, (n, few, outer), method.seed, wide).at(mode.theta)
 
 
-def _joint(mode: Expansion, about: Gaussian, n: int, seed: int) -> JointWeighed:
+def _joint(model: Model, mode: Expansion, about: Gaussian, n: int, seed: int) -> JointWeighed:
     """Draws of all weights at once, in independent runs."""
-    rng, (w, H, theta) = np.random.default_rng(seed), (about.mean, about.precision, about.theta)  # type: ignore[attr-defined]
-    model, d = mode.model, len(about.mean)
+    rng, w, H, d = np.random.default_rng(seed), about.mean, about.precision, len(about.mean)
+    theta = np.asarray(about.theta, float)
 
     def drawn(q: proposals.Mixture, n: int, runs: int) -> tuple[JointWeighed, Array, Array]:
         W, log_q, squares = q.drawn(n // runs, runs, rng)

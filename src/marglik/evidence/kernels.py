@@ -302,11 +302,18 @@ class Search:
 def _natural(model: LinearModel) -> Float[Array, "s k"]:
     """θ from which to look around: each term's starts, with noise of several sizes."""
     size = model.response_scale / np.sqrt(1 + len(model.dense))
-    each = [t.starts(size) if t.kernel else size * t.units()[None] for t, _ in model.theta_starts() if not t.flat]
+    each = [_lengths(t, size) if t.kernel else size * t.units()[None] for t, _ in model.theta_starts() if not t.flat]
     out = []
     for i in range(max(map(len, each))):
         out += [np.array([*np.concatenate([own[i % len(own)] for own in each]), share * size]) for share in SHARES]
     return np.array(out)
+
+
+def _lengths(term: Term, size: float) -> Float[Array, "s k"]:
+    """A term's starts, each length scale with its first amplitude: the noise has several sizes."""
+    even = np.array([h.even for h in term.hyperparameters()])
+    first = {own[~even].tobytes(): own for own in reversed(term.starts(size))}
+    return np.array([*first.values()])[::-1]
 
 
 def starts(model: LinearModel, theta: Float[Array, "k"], free: Array) -> Float[Array, "s k"]:

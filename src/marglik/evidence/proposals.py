@@ -31,6 +31,7 @@ from marglik.evidence import draws
 from marglik.evidence.laplace import Newton
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import NotPositiveDefinite, cholesky, solve_lower
+from marglik.model import LinearModel
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -121,8 +122,8 @@ class Mixture:
         logs = [np.log(c) + part.log_density(s) for part, c, s in zip(self.parts, counts, squares, strict=False)]
         if self.prior is not None:
             logs.append(np.log(counts[-1]) + self.prior.at(W, 0.0).reference)
-        logs = np.where(np.isnan(logs), -np.inf, logs)
-        return W, (logsumexp(logs, axis=0) - np.log(n)).reshape(runs, n), squares
+        log_q = logsumexp(np.where(np.isnan(logs), -np.inf, logs), axis=0) - np.log(n)
+        return W, log_q.reshape(runs, n), squares
 
     def fitted(self, W: Float[Array, "N p"], log_weights: Float[Array, "N"], rng: np.random.Generator) -> Mixture:
         """With parts that are fitted to weighted draws beside these."""
@@ -190,6 +191,11 @@ def about_modes(model: Model, theta: Float[Array, "k"], first: Mode, rng: np.ran
     roots = [cholesky(m.H.to_dense()) for m in found]
     parts = [Part(m.w, L, near, (1 - wide) * s) for m, L, s in zip(found, roots, shares, strict=True)]
     parts += [Part(m.w, L, far, wide * s) for m, L, s in zip(found, roots, shares, strict=True) if wide]
+    if (
+        isinstance(model, LinearModel) and prior is not None
+    ):  # N(0, I) in factor coordinates: even points lie better than random ones
+        parts = [part._replace(share=(1 - PRIOR) * part.share / shares.sum()) for part in parts]
+        return Mixture((*parts, Part(np.zeros(p), np.eye(p), near, PRIOR)))
     return Mixture(tuple(parts), prior)
 
 

@@ -228,12 +228,12 @@ class _Ascent:
         """Every target at variances of its own."""
         return joined(self.data, self._ratios(variances), targets, self.rescales)
 
-    def started(self, variances: Float[Array, "V k"], targets: Array, known: Float[Array, "V"] | float) -> Local:
+    def started(self, variances: Float[Array, "V k"], targets: Array, known: Local) -> Local:
         """The same, where a start without hope has a value of −∞ and nothing else."""
         ratios = self._ratios(variances)
         each = zip(ratios, targets[:, None], strict=True)
         values = np.concatenate([_value(self.data, row, target, self.rescales) for row, target in each])
-        going = self._hopeful(values, targets, np.arange(len(targets)), known)
+        going = self._hopeful(values, targets, np.arange(len(targets)), known.value)
         out = _unknown(variances.copy(), np.full(len(targets), -np.inf))
         if len(going):
             _put(out, going, joined(self.data, ratios[going], targets[going], self.rescales))
@@ -285,12 +285,13 @@ class _Ascent:
         starts: list[Float[Array, "V k"]],
         targets: Array,
         scored: tuple[bool, ...],
-        known: Float[Array, "V"] | float = -np.inf,
+        known: Local | None = None,
     ) -> Local:
-        """The best of what is reached from each start."""
+        """The best of what is reached from each start; one that comes to what is known goes no further."""
         S, V = len(starts), len(targets)
         all_targets = np.tile(targets, S)
-        known = np.tile(known, S) if np.ndim(known) else known
+        known = _none_known(starts[0]) if known is None else known
+        known = _part(known, np.tile(np.arange(V), S))
         found = self.climbed(self.started(np.concatenate(starts), all_targets, known), all_targets, scored, known)
         return _part(found, found.value.reshape(S, V).argmax(axis=0) * V + np.arange(V))
 
@@ -307,7 +308,7 @@ class _Ascent:
                 opened = trial[:, -1] / size if k < len(self.sizes) else (trial[:, :-1] * self.sizes).max(axis=1)
                 trial[:, k] = np.where(trial[:, k] > 0, 0.0, opened)
                 trials.append(self.kept_noise(trial))
-            found = self.best_of(trials, targets[going], scored=(), known=now.value)
+            found = self.best_of(trials, targets[going], scored=(), known=now)
             gained = found.value > now.value + LEAST
             _put(best, going[gained], _part(found, gained))
             going = going[gained]
@@ -329,27 +330,28 @@ class _Ascent:
         """How many directions each variance could take; none for a noise that cannot be zero."""
         return self.counts * np.append(np.ones(len(self.held) - 1), 0.1 if self.noiseless else 0.0)
 
-    def climbed(
-        self, here: Local, targets: Array, scored: tuple[bool, ...], known: Float[Array, "V"] | float = -np.inf
-    ) -> Local:
+    def climbed(self, here: Local, targets: Array, scored: tuple[bool, ...], known: Local | None = None) -> Local:
         """Newton's method within trust regions, until no step and no scale that is zero gains.
 
         Before that, steps of Fisher's scoring, each target by itself or many at a place. A start that lies far below
         another of its target, or below what is known to be reached, climbs no further.
         """
         V, most = len(targets), self.most
+        known = _none_known(here.variances) if known is None else known
         radius = np.full(V, RADIUS)
-        going = self._hopeful(here.value, targets, np.arange(V), known)
+        going = self._hopeful(here.value, targets, np.arange(V), known.value)
         for gathered in scored:
             now = _part(here, going)
             trial = np.where(self.free, _scored(now, self.free), self.held)
             if gathered and self.rescales:
                 trial = _gathered(trial, self.sizes, V // 8)
             _put(here, going, _better(self.joined(trial, targets[going]), now))
-            going = self._hopeful(here.value, targets, going, known)
+            going = self._hopeful(here.value, targets, going, known.value)
         going = going[np.isfinite(here.value[going])]
         for _ in range(MAX_ROUNDS):
-            going = _apart(here, targets, going)
+            going = _apart(here, targets, going, known)
+            if not len(going):
+                break
             now = _part(here, going)
             step, gain = _newton(now, self.free, most, radius[going])
             opened = self._opened(now, gain < DONE, np.minimum(radius[going] / RADIUS, 1.0))
@@ -371,9 +373,7 @@ class _Ascent:
             going = going[better | (r > 1e-8)]
         return here
 
-    def _hopeful(
-        self, values: Float[Array, "V"], targets: Array, going: Array, known: Float[Array, "V"] | float
-    ) -> Array:
+    def _hopeful(self, values: Float[Array, "V"], targets: Array, going: Array, known: Float[Array, "V"]) -> Array:
         """Those that lie no further than `HOPELESS` below the best of their target."""
         best = np.full(targets.max(initial=-1) + 1, -np.inf)
         np.fmax.at(best, targets, np.fmax(values, known))
@@ -420,8 +420,15 @@ def _better(a: Local, b: Local) -> Local:
     return b
 
 
-def _apart(at: Local, targets: Array, going: Array) -> Array:
-    """Without starts that follow a better one of their target."""
+def _none_known(variances: Float[Array, "V k"]) -> Local:
+    """Of each target."""
+    return _unknown(np.full(variances.shape, np.nan), np.full(len(variances), -np.inf))
+
+
+def _apart(at: Local, targets: Array, going: Array, known: Local) -> Array:
+    """Without starts that follow a better one of their target, or that have come to what is known."""
+    a, reached = at.variances[going], known.variances[going]
+    going = going[~(np.abs(a - reached) <= ALIKE * reached).all(axis=1)]
     if len(going) < 2 or len(set(targets[going])) == len(going):
         return going
     kept: list[int] = []

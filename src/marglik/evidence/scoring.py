@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.evidence.base import EvidenceMethod
+    from marglik.evidence.base import Evidence, EvidenceMethod
     from marglik.model import Model
 
 MOST = 30
@@ -111,8 +111,16 @@ class _Search:
 
     def at(self, theta: Float[Array, "k"], warm: Any) -> Point | None:
         """Value, gradient and information in φ; None where there is no mode."""
+        return self.point(theta, self.evaluated(theta, warm))
+
+    def evaluated(self, theta: Float[Array, "k"], warm: Any) -> Evidence:
+        """Its value; the rest is computed when it is asked for."""
         e = self.method(self.model, theta, warm)
         tell(e.log_value)
+        return e
+
+    def point(self, theta: Float[Array, "k"], e: Evidence) -> Point | None:
+        """The same of an evidence that is known."""
         if e.checks or not np.isfinite(e.log_value):
             return None
         first = np.where(self.free, self.names.derivatives(theta[None])[0][0], 0.0)
@@ -153,12 +161,13 @@ class _Search:
 
     def starts(self) -> list[Point]:
         """The middle; for correlated weights, whose evidence has several maxima as a rule, the best that lie apart."""
-        thetas = self.model.start_theta() if self.model.several_maxima else [self.start]
-        tried = (self.at(np.where(self.free, theta, self.start), None) for theta in thetas)
-        points = sorted((point for point in tried if point is not None), key=lambda p: -p.value)
-        phi = self.names.unconstrain(np.array([p.theta for p in points]).reshape(len(points), len(self.names)))
-        kept = apart(phi, [p.value for p in points])
-        return [points[i] for i in kept]
+        thetas = np.array(self.model.start_theta() if self.model.several_maxima else [self.start])
+        thetas = np.where(self.free, thetas, self.start)
+        tried = [(theta, self.evaluated(theta, None)) for theta in thetas]
+        known = [(theta, e) for theta, e in tried if not e.checks and np.isfinite(e.log_value)]
+        phi = self.names.unconstrain(np.array([theta for theta, _ in known]).reshape(len(known), len(self.names)))
+        points = (self.point(*known[i]) for i in apart(phi, [float(e.log_value) for _, e in known]))
+        return [point for point in points if point is not None]
 
     def approached(self, found: Approach) -> Point | None:
         """The point that steps with W held lead to; scales that they set to zero are held there."""

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -150,17 +150,27 @@ class Term(ABC):
     def factor_jvp(self, theta: Float[Array, "k"], direction: Float[Array, "k"]) -> Array:
         """Σ_k ∂L/∂θ_k direction_k, of the shape of `factor`."""
 
+    def acting(self, theta: Float[Array, "k"], direction: Float[Array, "k"] | None = None) -> Any:
+        """`factor`, or `factor_jvp` along a direction, as something by which matrices are multiplied from the left."""
+        return self.factor(theta) if direction is None else self.factor_jvp(theta, direction)
+
     def covariance(self, theta: Float[Array, "k"]) -> Array:
-        """Σ(θ) = L Lᵀ of a term that `covaries`: its diagonal (c,) where the factor is diagonal, else (c, c)."""
-        raise NotImplementedError(f"{type(self).__name__} does not vary its covariance: its factor says all.")
+        """Σ(θ) = LLᵀ: its diagonal (c,) where the factor is diagonal, else (c, c)."""
+        L = self.factor(theta)
+        return _across(L, L)
 
     def covariance_tangents(self, theta: Float[Array, "k"]) -> Array:
-        """∂Σ/∂θ_k, (k, c) or (k, c, c)."""
-        raise NotImplementedError(f"{type(self).__name__} does not vary its covariance: its factor says all.")
+        """∂Σ/∂θ_k = L̇_kLᵀ + LL̇_kᵀ, (k, c) or (k, c, c)."""
+        L, slopes = self.factor(theta), self._factor_slopes(theta)
+        return np.array([_across(T, L) + _across(L, T) for T in slopes]).reshape(len(slopes), *L.shape)
 
     def covariance_curvatures(self, theta: Float[Array, "k"]) -> Array:
-        """∂²Σ/∂θ_k∂θ_l, (k, k, c) or (k, k, c, c)."""
-        raise NotImplementedError(f"{type(self).__name__} does not vary its covariance: its factor says all.")
+        """∂²Σ/∂θ_k∂θ_l, (k, k, c) or (k, k, c, c): for a factor that is linear in θ, L̇_kL̇_lᵀ + L̇_lL̇_kᵀ."""
+        slopes = self._factor_slopes(theta)
+        return np.array([[_across(S, T) + _across(T, S) for T in slopes] for S in slopes])
+
+    def _factor_slopes(self, theta: Float[Array, "k"]) -> list[Array]:
+        return [self.factor_jvp(theta, e) for e in np.eye(len(self.hyperparameters()))]
 
     @property
     def inputs(self) -> Float[Array, "n d"]:
@@ -237,15 +247,9 @@ class DenseMoves(Moves):
         return U[:, kept] * s[kept]
 
     @cached_property
-    def _slopes(self) -> Array:
-        """∂L/∂θ_k of a diagonal factor that is linear in θ."""
-        return np.array([self.term.factor_jvp(self.theta, e) for e in np.eye(len(self.theta))])
-
-    @cached_property
     def _tangents(self) -> Array:
         """Σ̇."""
-        covaries = self.term.covaries
-        return self.term.covariance_tangents(self.theta) if covaries else 2 * self._half * self._slopes
+        return self.term.covariance_tangents(self.theta)
 
     def half(self, X):
         return X * self._half if self._half.ndim == 1 else X @ self._half
@@ -257,9 +261,12 @@ class DenseMoves(Moves):
         return np.array([_inner(S, T) for T in self._tangents])
 
     def inner_second(self, S):
-        if not self.term.covaries:
-            return 2 * np.einsum("c,kc,lc->kl", S.diagonal(), self._slopes, self._slopes)
         return np.array([[_inner(S, T) for T in row] for row in self.term.covariance_curvatures(self.theta)])
+
+
+def _across(L: Array, T: Array) -> Array:
+    """LTᵀ, of factors that may be diagonal."""
+    return L * T if L.ndim == 1 else L @ T.T
 
 
 def _inner(S: Float[Array, "c c"], T: Array) -> float:

@@ -13,6 +13,7 @@ from scipy.linalg import eigh
 
 from marglik.hyperparameters import Hyperparameter, Positive
 from marglik.hyperpriors import simple_range, simple_scale
+from marglik.linalg import Kron, along
 from marglik.priors.base import DenseMoves, Moves, Term, as_matrix, default_names
 from marglik.roots import Root
 from marglik.validate import check_finite
@@ -258,13 +259,29 @@ class ReceptiveField(Term):
     def factor_jvp(self, theta, direction):
         root = self._root(np.asarray(theta, float))
         out = direction[0] * root.matrix
-        for d, along in zip(self._scaled, direction[1:], strict=True):
-            if along:
-                out = out + theta[0] * along * root.slopes[d]
+        for d, share in zip(self._scaled, direction[1:], strict=True):
+            if share:
+                out = out + theta[0] * share * root.slopes[d]
         return out
+
+    def acting(self, theta, direction=None):
+        root = self._root(np.asarray(theta, float))
+        moved = () if direction is None else np.flatnonzero(direction)
+        if root.picked or self.n_weights == 1 or len(moved) > 1:
+            return super().acting(theta, direction)
+        size = float(theta[0] if direction is None or np.any(direction[1:]) else direction[0])
+        out = [r.matrix for r in root.roots]
+        for d, share in zip(self._scaled, () if direction is None else direction[1:], strict=direction is not None):
+            if share:
+                out[d] = share * root.root_slope(d)
+        return Kron((size * out[0], *out[1:]))
 
     def factor_vjp(self, theta, bar):
         root = self._root(np.asarray(theta, float))
+        if not root.picked:
+            known = contracted(bar, root.orders)
+            at = [2 ** (len(self.shape) - 1 - d) for d in self._scaled]  # type: ignore[arg-type]
+            return np.array([known[0], *(theta[0] * known[i] for i in at)])
         return np.array([np.vdot(bar, root.matrix), *(theta[0] * np.vdot(bar, root.slopes[d]) for d in self._scaled)])
 
     def covariance(self, theta):
@@ -361,20 +378,12 @@ class FieldMoves(Moves):
         moved = [part[int(k > 0 and d == self.scaled[k - 1])] for d, part in enumerate(self.parts)]
         return (self.s**2 if k else 2 * self.s) * along(X, moved)
 
-    def _contracted(self, S: Float[Array, "c c"]) -> Float[Array, "o"]:
-        """⟨S, ⊗K_d⟩ with each margin as it is, differentiated once, or twice."""
-        sizes, n = [len(part.K) for part in self.parts], len(self.parts)
-        out = S.reshape(*sizes, *sizes).transpose([axis for d in range(n) for axis in (d, n + d)])
-        for m, part in zip(sizes, self.parts, strict=True):  # a pair of axes goes, an order is added at the end
-            out = out.reshape(m * m, -1).T @ np.array(part).reshape(3, -1).T
-        return out.reshape(-1)
-
     def inner(self, S):
-        known = self._contracted(S)
+        known = contracted(S, [np.array(part) for part in self.parts])
         return np.array([2 * self.s * known[0], *(self.s**2 * known[self._at({d: 1})] for d in self.scaled)])
 
     def inner_second(self, S):
-        known, s, dims = self._contracted(S), self.s, self.scaled
+        known, s, dims = contracted(S, [np.array(part) for part in self.parts]), self.s, self.scaled
         first = [2 * s * known[self._at({d: 1})] for d in dims]
         inner = [[s**2 * known[self._at({d: 2} if d == e else {d: 1, e: 1})] for e in dims] for d in dims]
         return np.array([[2 * known[0], *first], *([f, *row] for f, row in zip(first, inner, strict=True))])
@@ -384,15 +393,13 @@ class FieldMoves(Moves):
         return sum(order * 3 ** (len(self.parts) - 1 - d) for d, order in orders.items())
 
 
-def along(X: Float[Array, "r p"], parts: Sequence[Float[Array, "m q"]]) -> Float[Array, "r q"]:
-    """X ⊗A_d, dimension by dimension."""
-    out, lead, tail = X, *X.shape
-    for A in parts:
-        tail //= len(A)
-        out = out.reshape(lead, len(A), tail)
-        out = out[..., 0] @ A if tail == 1 else A.T @ out
-        lead *= A.shape[1]
-    return out.reshape(len(X), -1)
+def contracted(S: Float[Array, "c c"], parts: Sequence[Float[Array, "o m m"]]) -> Float[Array, "q"]:
+    """⟨S, ⊗A_d⟩ for every choice of one of the o matrices of each dimension, the last one running fastest."""
+    sizes, n = [A.shape[1] for A in parts], len(parts)
+    out = S.reshape(*sizes, *sizes).transpose([axis for d in range(n) for axis in (d, n + d)])
+    for A in parts:  # a pair of axes goes, a choice is added at the end
+        out = out.reshape(A[0].size, -1).T @ A.reshape(len(A), -1).T
+    return out.reshape(-1)
 
 
 class _KernelRoot:
@@ -403,24 +410,32 @@ class _KernelRoot:
         self.picked = term.basis is not None and term.basis.picked is not None
 
     @cached_property
-    def _roots(self) -> list[Root]:
+    def roots(self) -> list[Root]:
         return [Root(self.term._product([p.K for p in self.parts]))] if self.picked else [Root(p.K) for p in self.parts]
+
+    @cached_property
+    def orders(self) -> list[Float[Array, "2 m m"]]:
+        """S_d and its slope for each dimension."""
+        return [np.array([root.matrix, self.root_slope(d)]) for d, root in enumerate(self.roots)]
+
+    def root_slope(self, d: int) -> Float[Array, "m m"]:
+        """∂S_d/∂ℓ_d."""
+        return self.roots[d].slope(self.parts[d].first)
 
     @cached_property
     def matrix(self) -> Float[Array, "c c"]:
         """S."""
-        return reduce(np.kron, [root.matrix for root in self._roots])
+        return reduce(np.kron, [root.matrix for root in self.roots])
 
     @cached_property
     def slopes(self) -> dict[int, Float[Array, "c c"]]:
         """∂S/∂ℓ_d."""
         if self.picked:
-            (root,) = self._roots
+            (root,) = self.roots
             return {d: root.slope(self.term._moved(self.parts, {d: 1})) for d in self.term._scaled}
         out = {}
         for d in self.term._scaled:
-            moved = [r.slope(self.parts[e].first) if e == d else r.matrix for e, r in enumerate(self._roots)]
-            out[d] = reduce(np.kron, moved)
+            out[d] = reduce(np.kron, [each[int(e == d)] for e, each in enumerate(self.orders)])
         return out
 
 

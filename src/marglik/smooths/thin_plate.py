@@ -19,7 +19,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from marglik.pieces import Polynomials
 from marglik.smooths.base import Asked, NamedBasis
-from marglik.smooths.knots import check_distinct, check_reached
+from marglik.smooths.knots import check_distinct, check_reached, distinct
 from marglik.smooths.sampling import sample
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _points(X: Float[Array, "n d"], k: int, asked: Asked) -> Float[Array, "q d"]
         if len(knots) < k:
             raise ValueError(f"{asked.label} asks for k={k} functions, but has only {len(knots)} knots.")
         return knots
-    rows = np.unique(X, axis=0) if X.shape[1] > 1 else np.unique(X)[:, None]
+    rows = np.unique(X, axis=0) if X.shape[1] > 1 else distinct(X[:, 0])[:, None]
     check_distinct(len(rows), k, asked)
     if len(rows) > asked.max_knots:
         check_distinct(asked.max_knots, k, asked)

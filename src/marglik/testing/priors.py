@@ -73,6 +73,8 @@ def check_prior(
     rng = np.random.default_rng(seed)
     for point in [*inside, *(np.where(drop, 0.0, x) for x in inside for drop in _scale_sets(scales))]:
         _check_factor(term, point, scales, rng, f"{owner} at θ = {tuple(map(float, point))}")
+    for point in inside if k else ():
+        _check_covariance(term, point, f"{owner} at θ = {tuple(map(float, point))}")
     for i in np.flatnonzero(scales):
         L = term.factor(np.where(scales, units * (np.arange(k) == i), inside[0]))
         added = np.mean(np.sum((X @ L if L.ndim == 2 else X * L) ** 2, axis=1))
@@ -89,6 +91,18 @@ def _scale_sets(scales: Array) -> Iterator[Array]:
         yield np.arange(len(scales)) == i
     if scales.sum() > 1:
         yield scales
+
+
+def _check_covariance(term: Term, theta: Array, where: str) -> None:
+    L, found = term.factor(theta), term.covariance(theta)
+    agree(found, L @ L.T if L.ndim == 2 else L * L, 1e-10, f"{where}: the covariance is not LLᵀ", 1 + np.abs(found))
+    first, second = term.covariance_tangents(theta), term.covariance_curvatures(theta)
+    for i, direction in enumerate(np.eye(len(theta))):
+        step = min(0.1, abs(theta[i]) / 4) if theta[i] else 0.01
+        for what, own, of in (("", first[i], term.covariance), ("second ", second[i], term.covariance_tangents)):
+            numeric = derivative(lambda t, d=direction, of=of: of(theta + t * d), step)  # type: ignore[misc]
+            what = f"{where}: the {what}derivative of the covariance along coordinate {i} differs from differences"
+            agree(own, numeric, 1e-7, what, 1 + np.abs(numeric))
 
 
 def _check_factor(term: Term, theta: Array, scales: Array, rng: np.random.Generator, where: str) -> None:

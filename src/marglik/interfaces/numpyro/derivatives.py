@@ -25,8 +25,9 @@ def second_order(f: Density) -> Density:
     """f, ∇_w f, and −∇²_w f v for each row v of V."""
 
     def run(constants: Any, w: Any, theta: Any, V: Any) -> tuple[Any, Any, Any]:
-        (value, score), along = jax.linearize(lambda w: jax.value_and_grad(f, 1)(constants, w, theta), w)
-        return value, score, -jax.vmap(lambda v: along(v)[1])(V)
+        value, score = jax.value_and_grad(f, 1)(constants, w, theta)  # which jvp has too: XLA computes them once
+        along = lambda v: jax.jvp(lambda w: jax.grad(f, 1)(constants, w, theta), (w,), (v,))[1]  # noqa: E731
+        return value, score, -jax.vmap(along)(V)
 
     return run
 

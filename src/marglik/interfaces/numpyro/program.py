@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from marglik.interfaces.numpyro.density import Densities
 from marglik.interfaces.numpyro.layout import Layout, layouts
 from marglik.interfaces.numpyro.nuts import Samples, sample
 from marglik.interfaces.numpyro.posterior import ProgramPosterior
+from marglik.interfaces.numpyro.replicates import replicates
 from marglik.interfaces.numpyro.sites import BadProgram, Call, Partial, sorted_sites
 from marglik.interfaces.numpyro.theta import Theta
 from marglik.likelihoods import LOG_2PI
@@ -246,6 +247,13 @@ class Program(Model):
         if not positive.any():
             return start[None]
         return np.where(positive, np.multiply.outer([0.2, 1.0, 5.0], start), start)
+
+    def replicates(self, theta, n, seed=0):
+        for densities in replicates(self.densities, theta, n, seed):
+            model = replace(self, densities=densities)
+            with suppress(BadProgram):  # then these data have no density anywhere
+                model.start_weights()
+                yield model
 
     def nuts(self, theta: Float[Array, "k"], held: Sequence[str], **settings: int) -> Samples:
         """Draws from the joint posterior of hyperparameters and latent sites; see `Fit.nuts`."""
