@@ -18,6 +18,7 @@ MODULES = {
     "w9": "w9_programs",
     "w10": "w10_importance",
     "annealed": "annealed",
+    "variational": "variational",
 }
 
 

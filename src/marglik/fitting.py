@@ -279,7 +279,8 @@ def _restarted(objective: learn.Objective, start: Array, free: Array, restarts: 
     for _ in range(restarts):
         moved = objective.hyperparameters.unconstrain(start) + 2 * rng.standard_normal(start.shape)
         there = np.where(free, objective.hyperparameters.constrain(moved), start)
-        found.append(learn.maximise(objective, there, free))
+        with np.errstate(over="ignore", invalid="ignore"):  # a search may run off where the evidence is flat
+            found.append(learn.maximise(objective, there, free))
     return found
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+    from marglik.evidence.densities import GroupDensities
     from marglik.hyperpriors import JointHyperprior
     from marglik.posterior import Gaussian
 
@@ -106,6 +107,11 @@ class Model(ABC):
 
     def bound(self, guide: Any = None, samples: int = 1, seed: int = 0) -> Any:
         """The model's own lower bound, with evidences and starts; None where it has none."""
+        return None
+
+    @property
+    def members(self) -> GroupDensities | None:
+        """Densities of parts of the model that are independent given its border; None where there are none."""
         return None
 
     def replicates(self, theta: Float[Array, "k"], n: int, seed: int = 0) -> Iterator[Model]:

@@ -298,15 +298,17 @@ SAME = 1e-3
 def best(found: Sequence[Found]) -> Found:
     """The highest of what several searches found, with the lower maxima, the highest first."""
     highest = max(found, key=lambda o: o.value[0])
-    others: list[Found] = []
+    lower = [theta for o in found if o.others is not None for theta in o.others]
+    values = [float(highest.value[0])]
     for o in sorted(found, key=lambda o: -o.value[0]):
-        near = any(abs(o.value[0] - other.value[0]) < SAME for other in (highest, *others))
-        if o.converged.all() and not near:
-            others.append(o)
-    known = [o.others for o in found if o.others is not None]
-    lower = np.concatenate([*known, *(o.theta for o in others)]) if known or others else None
+        known = any(np.allclose(o.theta[0], theta, rtol=1e-2) for theta in lower)
+        if o.converged.all() and not known and min(abs(o.value[0] - v) for v in values) > SAME:
+            values.append(float(o.value[0]))
+            lower.append(o.theta[0])
     reached = sum(o.reached for o in found if abs(o.value[0] - highest.value[0]) < SAME)
-    return replace(highest, others=lower, searches=sum(o.searches for o in found), reached=reached)
+    return replace(
+        highest, others=np.array(lower) if lower else None, searches=sum(o.searches for o in found), reached=reached
+    )
 
 
 def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -> Optimum:

@@ -12,7 +12,7 @@ import marglik
 from marglik.check import checked
 from marglik.evidence import Quadrature
 from marglik.interfaces.cli import main
-from marglik.likelihoods import Bernoulli
+from marglik.likelihoods import Bernoulli, Gaussian
 from verdict_models import MODELS, coins, counts, integrated_intercept, row, simulated
 
 GROUPED = ["coins: 80 × 2, sd held at 3", "rates: 20 × 5 large", "shares: 12 of 40 tosses"]
@@ -221,3 +221,61 @@ def test_the_verdict_is_right_for_models_of_known_evidence():
     assert len(rows) >= 30
     assert sum(abs(found["gap"]) > 0.5 for found in rows) >= 15
     assert len(wrong) <= 2, wrong
+
+
+def test_distinct_maxima_of_restarts_are_counted():
+    """Rasmussen & Williams's figure 5.5, whose two maxima a search of its own finds as well."""
+    x = np.array([-5.9, -1.7, 0.2, 1.5, 4.2, 6.2, 6.7])
+    y = np.array([-0.42, -1.61, 0.29, 1.45, -0.26, 0.86, 1.54])
+    model = marglik.LinearModel(Gaussian(), marglik.GaussianProcess(x), y)
+    found, again = marglik.fit(model), marglik.fit(model, restarts=4)
+    searched = marglik.fit(model, restarts=5, hyperprior={"sd(noise)": stats.uniform(0, 100)}, seed=2)
+    drop = -np.diff(found.optima["log_evidence"])
+    for fit in (found, again, searched):
+        check = fit.check()
+        np.testing.assert_allclose(check.lower, drop, rtol=0, atol=1e-4)
+        assert "met another, lower maximum, which is 0.87 nats below; fit.optima lists them" in check.verdict
+        assert len(fit.optima) == 2
+    assert again.check().searches == 5
+    assert f"{again.check().reached} of 5 searches ended at this maximum." in str(again.check())
+    assert 1 <= again.check().reached < 5
+
+
+def test_one_maximum_is_reached_by_all_restarts():
+    data = {"y": [1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 1], "g": list("aaabbbcccddd")}
+    for method in ("laplace", "quadrature"):
+        fit = marglik.fit("y ~ 1 + (1 | g)", data, family="bernoulli", reml=False, method=method, restarts=3)
+        check = fit.check()
+        assert (check.reached, check.searches, list(check.lower)) == (4, 4, [])
+        assert "4 of 4 searches ended at this maximum." in str(check)
+
+
+def separated():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(15, 20)), (rng.random(15) < 0.5).astype(float)
+    return x, y, marglik.fit(marglik.LinearModel(Bernoulli(), marglik.Ridge(x), y), fixed={"sd(weights)": 30.0})
+
+
+def test_annealing_where_importance_draws_do_not_tell():
+    """Against the likelihood averaged over a million draws of η, of which a few in a hundred thousand count."""
+    x, y, fit = separated()
+    eta = 30 * np.random.default_rng(2).standard_normal((1_000_000, 15)) @ np.linalg.cholesky(x @ x.T).T
+    p = np.exp(np.minimum((2 * y - 1) * eta, 0).sum(axis=1) - np.log1p(np.exp(-np.abs(eta))).sum(axis=1))
+    truth, error = np.log(p.mean()), p.std() / p.mean() / np.sqrt(len(p))
+    alone, check = fit.check(anneal=False).approximation, fit.check()
+    found = check.approximation
+    assert alone.word == "unknown"
+    assert not alone.annealed
+    assert found.annealed
+    assert abs(found.log_value - truth) < 4 * np.hypot(found.std_error, error) < 0.5
+    assert check.verdict.startswith("Do not trust the evidence")
+    assert "Log evidence by annealing" in str(check)
+
+
+def test_annealing_when_asked_for():
+    fit = MODELS["coins: 6 × 40"]().fit
+    one, two = fit.check().approximation, fit.check(anneal=True).approximation
+    assert (one.annealed, two.annealed) == (False, True)
+    assert abs(one.log_value - two.log_value) < 4 * np.hypot(one.std_error, two.std_error) < 0.5
+    with pytest.raises(ValueError, match="anneal must be True, False, or None for where it is needed, not 'yes'"):
+        fit.check(anneal="yes")

@@ -3,15 +3,18 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.integrate import quad
-from scipy.special import expit
+from scipy.special import expit, logsumexp
 
 import marglik
 from marglik import pareto
-from marglik.evidence import Exact, Importance, Laplace, Quadrature, choose, draws, evaluate, importance
-from marglik.evidence.clouds import Joint
+from marglik.evidence import Exact, Importance, Laplace, Quadrature, choose, draws, evaluate, importance, proposals
+from marglik.evidence.clouds import Joint, effective, scatter
 from marglik.evidence.draws import log_t2, t2
-from marglik.likelihoods import Bernoulli, Binomial, Likelihood, Poisson
+from marglik.evidence.groups import Place
+from marglik.likelihoods import Bernoulli, Binomial, Likelihood, Poisson, StudentT
+from marglik.linalg import Arrow
 from marglik.model import LinearModel
 from marglik.priors import Flat, Gaussian, RandomEffects, Ridge
 from marglik.rows import InMemory
@@ -209,8 +212,6 @@ def test_weights_and_hyperpriors():
     theta = np.array([0.8])
     a, b = (importance.estimate(m, theta) for m in (twice, weighted))
     np.testing.assert_allclose(a.log_value, b.log_value, rtol=1e-9)
-    from scipy import stats
-
     prior = {"sd(weights)": stats.norm(1.0, 0.05)}
     plain, drawn = (marglik.fit(weighted, hyperprior=prior, method=m) for m in ("laplace", "importance"))
     np.testing.assert_allclose(drawn.hyperparameters["estimate"], plain.hyperparameters["estimate"], rtol=1e-2)
@@ -265,8 +266,6 @@ def test_student_draws():
     """Their density integrates to one, and they have its quantiles."""
     q, rng = draws.Student(5.0, 1.3), np.random.default_rng(0)
     x = q.of(draws.shifted(draws.net(1 << 12, 2, rng), 4, rng))[..., 0].ravel()
-    from scipy import stats
-
     np.testing.assert_allclose(q.log_density(x**2, 1), stats.t(5, scale=1.3).logpdf(x), rtol=1e-12)
     np.testing.assert_allclose(np.quantile(x, [0.1, 0.5, 0.9]), stats.t(5, scale=1.3).ppf([0.1, 0.5, 0.9]), atol=0.02)
     u = np.array([1e-9, 0.01, 0.3, 0.5, 0.77, 1 - 1e-6])
@@ -312,3 +311,129 @@ def test_standard_errors_are_true(case, by_level):
     assert max(e.k_hat for e in estimates) < 0.5
     assert abs(z.mean()) < 0.3
     assert 0.7 < z.std() < 1.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bent_valley_is_drawn_by_a_fitted_mixture(seed):
+    """Rosenbrock's, of which a Student's t about the mode misses the arms (k̂ 0.8 to 1.3). Truth by quadrature."""
+    numpyro = pytest.importorskip("numpyro")
+    dist = numpyro.distributions
+
+    def valley():
+        x, y = numpyro.sample("x", dist.Uniform(-10, 10)), numpyro.sample("y", dist.Uniform(-5, 15))
+        numpyro.factor("valley", -100 * (y - x**2) ** 2 - (1 - x) ** 2)
+
+    e = importance.estimate(marglik.fit(valley).model, np.zeros(0), seed=seed)
+    assert abs(e.log_value + 7.14934401307107159) < min(4 * e.std_error, 0.05)
+    assert e.k_hat < 0.7
+
+
+def crooked(W):
+    """log of a normalised density: a Gaussian along a parabola, u₁ ~ N(0, 2²), u₂ ~ N(u₁², ½²)."""
+    return -(W[:, 0] ** 2 / 8 + 2 * (W[:, 1] - W[:, 0] ** 2) ** 2) - np.log(4 * np.pi) + np.log(2)
+
+
+def test_fitting_a_mixture_raises_the_effective_number():
+    rng = np.random.default_rng(0)
+    q = first = proposals.Mixture((proposals.Part(np.zeros(2), np.eye(2), draws.Student(5.0, 3.0), 1.0),))
+    shares, values = [], []
+    for _ in range(5):
+        W, log_q, _ = q.drawn(512, 8, rng)
+        log_weights = (crooked(W) - log_q.reshape(-1)).reshape(8, -1)
+        shares.append(float(effective(log_weights.reshape(-1))))
+        values.append((logsumexp(log_weights) - np.log(log_weights.size), float(scatter(log_weights))))
+        q = first.fitted(W, log_weights.reshape(-1), rng)
+    assert shares[-1] > 5 * shares[0]
+    assert shares[-1] > 0.25
+    assert abs(values[-1][0]) < 4 * values[-1][1] < 0.2
+
+
+def test_a_mixture_s_density_is_that_of_its_draws():
+    """The average of any density over it is one: here of each of its parts."""
+    rng = np.random.default_rng(1)
+    parts = [
+        proposals.Part(np.full(3, m), np.eye(3) * s, draws.Student(6.0, 1.0), a) for m, s, a in [(0, 1, 3), (2, 2, 1)]
+    ]
+    q = proposals.Mixture(tuple(parts))
+    assert q.counts(64) == [48, 16, 0]
+    W, log_q, squares = q.drawn(256, 16, rng)
+    assert W.shape == (4096, 3)
+    for part, square in zip(parts, squares, strict=True):
+        np.testing.assert_allclose(square, part.square(W), rtol=1e-9)
+        ratio = (part.log_density(square) - log_q.reshape(-1)).reshape(16, -1)
+        assert abs(logsumexp(ratio) - np.log(ratio.size)) < 4 * scatter(ratio) + 1e-3
+
+
+def test_levels_of_several_modes():
+    """Student's t about observations that disagree, a level: against adaptive integration."""
+    y = np.tile([-4.0, -4.1, 3.9, 4.0, 4.2], 6) + np.repeat(np.linspace(-0.5, 0.5, 6), 5)
+    codes, theta = np.repeat(np.arange(6), 5), np.array([5.0, 0.3, 1.0])
+    model = LinearModel(StudentT(), RandomEffects(codes, [*range(6)], group="g"), y)
+    names = model.hyperparameters.names
+    values = {"scale": 0.3, "df": 1.0}
+    theta = np.array([values.get(name, 5.0) for name in names])
+    found = importance.estimate(model, theta)
+
+    def integral(g):
+        density = lambda u: np.exp(stats.t.logpdf(y[codes == g], 1.0, 5 * u, 0.3).sum() + stats.norm.logpdf(u))  # noqa: E731
+        return np.log(
+            sum(
+                quad(density, a, b, epsabs=0, epsrel=1e-10, limit=400)[0]
+                for a, b in [(-9, -0.4), (-0.4, 0.4), (0.4, 9)]
+            )
+        )
+
+    truth = np.array([integral(g) for g in range(6)])
+    np.testing.assert_allclose(found.groups.log_value, truth, rtol=0, atol=5e-3)
+    assert abs(found.log_value - truth.sum()) < 4 * found.std_error + 1e-9
+    assert found.k_hat < 0.5
+
+
+def test_several_modes_are_found():
+    """y ~ t(w) with two clusters and a wide prior: one mode has a tenth of the integral."""
+    y = np.array([-4.0, -4.1, 3.9, 4.0, 4.2])
+    model = LinearModel(StudentT(), Ridge(np.ones((5, 1))), y)
+    values = {"scale": 0.3, "df": 1.0}
+    theta = np.array([values.get(name, 10.0) for name in model.hyperparameters.names])
+    w = np.linspace(-60, 60, 400_001)
+    log_f = stats.t.logpdf(y[:, None], 1.0, w, 0.3).sum(axis=0) + stats.norm.logpdf(w, 0, 10)
+    e = importance.estimate(model, theta)
+    assert abs(e.log_value - logsumexp(log_f) - np.log(w[1] - w[0])) < 4 * e.std_error < 0.05
+
+
+def test_few_draws_of_levels_tell_how_they_move_with_the_border():
+    """Standardised errors with a border, by size: against 16 times as many draws."""
+    rng = np.random.default_rng(8)
+    codes, x = np.repeat(np.arange(12), 4), rng.standard_normal(48)
+    y = (rng.random(48) < expit(0.3 + 0.4 * x + 1.5 * rng.standard_normal(12)[codes])).astype(float)
+    flat = Flat(np.column_stack([np.ones(48), x]))
+    model, theta = LinearModel(Bernoulli(), flat + RandomEffects(codes, [*range(12)], group="g"), y), np.array([1.5])
+    truth = importance.weighed(Importance(4096), model, theta, None, importance.Border(1024, 256))[0].estimate
+    found = [
+        importance.weighed(Importance(1024, seed), model, theta, None, importance.Border(64, 64))[0].estimate
+        for seed in range(1, 13)
+    ]
+    z = [(e.log_value - truth.log_value) / np.hypot(e.std_error, truth.std_error) for e in found]
+    assert abs(np.mean(z)) < 1
+    assert 0.5 < np.std(z) < 2
+    assert max(e.std_error for e in found) < 0.1
+
+
+def test_the_place_of_a_program_is_that_of_its_hessian():
+    """Conditional mean and precision of a Gaussian in arrow form, from a dense twin."""
+    rng = np.random.default_rng(3)
+    blocks = np.array([np.eye(2) * 3 + a @ a.T for a in rng.standard_normal((4, 2, 2))])
+    cross, border = rng.standard_normal((4, 2, 3)) * 0.3, np.eye(3) * 4
+    H, w = Arrow(blocks, cross, border), rng.standard_normal(11)
+    place = Place.of(w, H)
+    cov = np.linalg.inv(H.to_dense())
+    v = cov[-3:, -3:]
+    np.testing.assert_allclose(place.half @ place.half.T, np.linalg.inv(v), rtol=1e-9)
+    np.testing.assert_allclose(place.E.reshape(8, 3), cov[:-3, -3:] @ np.linalg.inv(v), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(place.C @ place.C.transpose(0, 2, 1), blocks, rtol=1e-12)
+
+
+def test_scatter_is_the_delta_method():
+    each = np.log([1.0, 1.2, 0.8, 1.1])[:, None]
+    np.testing.assert_allclose(scatter(each), np.std([1.0, 1.2, 0.8, 1.1], ddof=1) / 1.025 / 2, rtol=1e-12)

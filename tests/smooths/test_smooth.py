@@ -9,7 +9,7 @@ import pytest
 from marglik.smooths import Cubic, Cyclic, PSpline, RandomEffect, s, te, ti
 from marglik.smooths.knots import distinct
 from marglik.smooths.sampling import sample
-from marglik.smooths.thin_plate import ThinPlate, _kernel
+from marglik.smooths.thin_plate import Line, ThinPlate, _kernel, _largest
 
 rng = np.random.default_rng(3)
 DATA = {
@@ -67,6 +67,36 @@ def test_distinct_values(kind):
     }[kind]
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(distinct(x), np.unique(x))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_sums_along_a_line(scale):
+    """Against every pair of points."""
+    x = scale * np.sort(np.random.default_rng(1).standard_normal(300)) ** 3
+    V = np.random.default_rng(2).standard_normal((300, 2))
+    apart = x[:, None] - x
+    for s_, found in enumerate(Line.of(x, 5).sums(V)):
+        wanted = np.where(apart < 0, -1.0, 1.0) * apart**s_ @ V
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-14 * np.ptp(x) ** s_ * np.abs(V).sum())
+    for m in (1, 2, 3):
+        E = _kernel(x[:, None], x[:, None], m)
+        np.testing.assert_allclose(
+            Line.of(x, 2 * m - 1).kernel(m) @ V[:, 0], E @ V[:, 0], rtol=0, atol=1e-12 * np.abs(E).max()
+        )
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_largest_eigenvalues_of_many_points(d):
+    """By Lanczos' method, against all of them."""
+    points = np.random.default_rng(3).standard_normal((450, d))
+    points = np.sort(points, axis=0) if d == 1 else points
+    D, U = _largest(points, 2, 12)
+    E = _kernel(points, points, 2)
+    every = np.linalg.eigvalsh(E)
+    wanted = every[np.argsort(-np.abs(every))[:12]]
+    np.testing.assert_allclose(np.diag(D), -np.sort(-wanted), rtol=1e-9)
+    np.testing.assert_allclose(E @ U, U @ D, rtol=0, atol=1e-9 * np.abs(wanted).max())
+    np.testing.assert_allclose(U.T @ U, np.eye(12), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("m", [1, 2, 3])

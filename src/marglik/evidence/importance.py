@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 DRAWS, DRAWS_BY_LEVEL, LEAST = 4096, 1024, 256
 RUNS = 16
-MOST_WEIGHTS = 1000
+MOST_WEIGHTS, MOST_JOINT = 1000, proposals.MOST_FITTED
+"""Weights that are drawn jointly; of a program with a plate, whose members could be drawn one by one."""
 PILOT_DRAWS = 512
 POINTS = {1: 9, 2: 5, 3: 3}
 """Quadrature points a dimension of a level, to see where the border's weights lie."""
@@ -197,7 +198,9 @@ def check_draws(draws: Any, least: int, usual: int) -> None:
 
 
 def _by_level(model: Model) -> bool:
-    return isinstance(model, LinearModel) and len(model.groupings) == 1
+    if isinstance(model, LinearModel):
+        return len(model.groupings) == 1
+    return model.n_weights > MOST_JOINT and model.members is not None
 
 
 class Border(NamedTuple):
@@ -221,7 +224,9 @@ def weighed(
         trouble = trouble or model.improper(H)
         posterior = Gaussian(w, H, theta)
         if _by_level(model):
-            return _grouped(mode, w, method, border), posterior, trouble  # type: ignore[arg-type]
+            if isinstance(model, LinearModel):
+                return _grouped(mode, w, method, border), posterior, trouble  # type: ignore[arg-type]
+            return _by_member(model, mode, w, theta, method, border), posterior, trouble
         return _joint(model, mode, posterior, method.size(model), method.seed), posterior, trouble
     except NotPositiveDefinite:
         return None, None, SADDLE
@@ -236,6 +241,16 @@ def _grouped(mode: LinearExpansion, w: Float[Array, "p"], method: Importance, bo
     few, outer = border or Border(n // 4, 4 << (n.bit_length() // 2))
     wide = not model.likelihood.concave
     return GroupCloud.about(LinearGroups(at), place, mode.theta, (n, few, outer), method.seed, wide).at(mode.theta)
+
+
+def _by_member(
+    model: Model, mode: Expansion, w: Float[Array, "p"], theta: Float[Array, "k"], method: Importance, border: Any
+) -> Weighed:
+    """Draws of each member of a plate, and of all else about its mode."""
+    n = method.size(model)
+    few, outer = border or Border(n // 4, 4 << (n.bit_length() // 2))
+    assert model.members is not None
+    return GroupCloud.about(model.members, Place.of(w, mode.neg_hessian), theta, (n, few, outer), method.seed).at(theta)
 
 
 def _joint(model: Model, mode: Expansion, about: Gaussian, n: int, seed: int) -> JointWeighed:

@@ -53,6 +53,8 @@ WIDE, WIDER = 0.25, 3.0
 """Share of the wide proposal, and how wide it is."""
 MOST_FITTED, PARTS, STEPS, DF = 30, 8, 15, 5.0
 """Up to so many weights a mixture is fitted: so many parts, in so many steps a round, of such tails."""
+OUTSIDE, AROUND = 0.2, 2.0
+"""Share of a part of so many standard deviations of all weights, for what has not been met yet."""
 KEPT = 0.25
 """Share of the first proposal in a fitted one."""
 
@@ -167,6 +169,8 @@ def _fitted(W: Float[Array, "N p"], log_weights: Float[Array, "N"], rng: np.rand
         covs = np.einsum("cn,cni,cnj->cij", pulled, away, away, optimize=True) / alpha[:, None, None]
         covs += 1e-4 * np.eye(p)
         alpha = alpha / alpha.sum()
+    means, covs = np.vstack([means, omega @ Z]), np.concatenate([covs, AROUND**2 * np.eye(p)[None]])
+    alpha = np.append((1 - OUTSIDE) * alpha, OUTSIDE)
     roots = np.linalg.cholesky(np.linalg.inv(root @ covs @ root.T))
     return [Part(root @ m, half, student, float(a)) for m, half, a in zip(means, roots, alpha, strict=True)]
 

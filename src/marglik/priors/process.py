@@ -172,22 +172,21 @@ class GaussianProcess(Term):
             for w, r in zip(self._of.names, self._reach, strict=True)
         ]
         own = (
-            Hyperparameter(name, Positive(unit), beyond=(end, sd), **ends)
-            for name, unit, end, ends in zip(names, self._units, far, limits, strict=True)
+            Hyperparameter(name, Positive(unit), without_end=endless, without_size=none, beyond=(end, sd))
+            for name, unit, end, (endless, none) in zip(names, self._units, far, limits, strict=True)
         )
         return Hyperparameter(sd, even=True, without_size=f"{self.label} is not needed; its kernel means nothing"), *own
 
-    def _at_its_ends(self, word: str) -> dict[str, str]:
-        """What it says of the data if a parameter runs off."""
-        known = {
-            "length_scale": {
-                "without_end": f"within the data {self.label} does not vary along it",
-                "without_size": f"different inputs share nothing, so that {self.label} is noise of each",
-            },
-            "alpha": {"without_end": "kernel=RBF() suffices"},
-            "constant_value": {"without_size": "the kernel suffices without the constant"},
-        }
-        return known.get(word, {})
+    def _at_its_ends(self, word: str) -> tuple[str, str]:
+        """What it says of the data if a parameter grows without end, and if it falls to zero."""
+        if word == "length_scale":
+            constant = f"within the data {self.label} does not vary along it"
+            return constant, f"different inputs share nothing, so that {self.label} is noise of each"
+        endless, none = (
+            {"alpha": "kernel=RBF() suffices"},
+            {"constant_value": "the kernel suffices without the constant"},
+        )
+        return endless.get(word, ""), none.get(word, "")
 
     def hyperparameters(self):
         return self._hyperparameters

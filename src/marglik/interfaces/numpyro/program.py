@@ -18,6 +18,7 @@ from marglik.hyperpriors import JointHyperprior
 from marglik.interfaces.numpyro.compiling import x64
 from marglik.interfaces.numpyro.density import Densities
 from marglik.interfaces.numpyro.layout import Layout, layouts
+from marglik.interfaces.numpyro.members import members
 from marglik.interfaces.numpyro.nuts import Samples, sample
 from marglik.interfaces.numpyro.posterior import ProgramPosterior
 from marglik.interfaces.numpyro.replicates import replicates
@@ -247,6 +248,10 @@ class Program(Model):
         if not positive.any():
             return start[None]
         return np.where(positive, np.multiply.outer([0.2, 1.0, 5.0], start), start)
+
+    @cached_property
+    def members(self):
+        return members(self.densities, self.densities.theta.start)
 
     def replicates(self, theta, n, seed=0):
         for densities in replicates(self.densities, theta, n, seed):

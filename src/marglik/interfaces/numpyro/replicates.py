@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ASKED = "simulations= draws data from the program"
 
+
 def replicates(densities: Densities, theta: Float[Array, "k"], n: int, seed: int = 0) -> Iterator[Densities]:
     """The densities of the program with its observed sites drawn anew, latent ones drawn from their prior.
 
@@ -42,7 +43,7 @@ def replicates(densities: Densities, theta: Float[Array, "k"], n: int, seed: int
     for key in keys:
         data = {name: y.copy() for name, y in draw(key, np.asarray(theta, float)).items()}
         conditioned = handlers.condition(densities.call.function, data=data)
-        yield replace(densities, call=replace(densities.call, function=conditioned))
+        yield replace(densities, call=replace(densities.call, function=conditioned), compared=True)
 
 
 def _drawing(densities: Densities) -> Callable[[Array, Array], Mapping[str, Array]]:
