@@ -24,6 +24,8 @@ DROP = 2.705543454095404 / 2
 """Half the 0.90 quantile of χ²₁: at a boundary the likelihood ratio is zero half of the time (Self & Liang 1987)."""
 
 
+FAR = 50.0
+"""So many times further out than where the data tell a ratio alone, they tell nothing else."""
 FLAT, STEEP, INVOLVED, VAGUE = 1e-4, 1e-3, 0.1, 1.0
 """Less curvature than this, in nats in φ, is none; more slope elsewhere is no maximum; a lesser share of a direction is
 not named; a smaller error in φ says that the data tell a value."""
@@ -37,7 +39,9 @@ def undetermined(names: Hyperparameters, optimum: learn.Found) -> str:
     ):
         meant = np.array([h.beyond is None or theta[names.index(h.beyond[1])] != 0 for h in names], bool)
         for h, value, error in zip(names, theta, sd, strict=True):
-            if h.beyond is not None and h.beyond[0] < value < np.inf and not error < VAGUE:
+            if h.beyond is None or not h.beyond[0] < value < np.inf:
+                continue
+            if value > FAR * h.beyond[0] or not error < VAGUE:  # far out the curvature is rounding
                 return (
                     f"The data tell little more than the ratio of {h.name} and {h.beyond[1]}: hold one of them with "
                     "fixed=."

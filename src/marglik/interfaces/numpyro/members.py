@@ -34,25 +34,28 @@ SAME, ROUNDING = 1e-9, 1e-14
 OF_NONE, OF_SEVERAL = -1, -2
 
 
-def members(densities: Densities, start: Float[Array, "k"]) -> Members | None:
+def members(densities: Densities) -> Members | None:
     """The densities by members of the layout's plate; None without one, or where an element is of several members."""
     if densities.layout.plate is None:
         return None
     staged = densities.staged(densities.elements)
-    owners = _owners(staged.compiled(_plain), densities, start)
+    owners = _owners(staged.compiled(_plain), densities)
     return None if owners is None or (owners == OF_SEVERAL).any() else Members(densities, staged, owners)
 
 
-def _owners(elements: Callable[..., Array], densities: Densities, theta: Float[Array, "k"]) -> Int[Array, "e"] | None:
+def _owners(elements: Callable[..., Array], densities: Densities) -> Int[Array, "e"] | None:
     """The member of each element; None where the density is not finite."""
     layout, rng = densities.layout, np.random.default_rng(0)
-    q, m = layout.n_members, layout.n_local
+    q, m, names = layout.n_members, layout.n_local, densities.theta.hyperparameters
+    start = names.unconstrain(densities.theta.start)  # where a density may happen to be flat, so it is left
     for size in (0.5, 0.1, 0.01):
         here, there = size * rng.standard_normal((2, layout.size))
         there[q * m :] = here[q * m :]
+        theta = names.constrain(start + size * rng.standard_normal(len(start)))
 
-        def exchanged(which: Array, here: Array = here, there: Array = there) -> Array:
-            return elements(np.where(np.append(np.repeat(which, m), np.zeros(layout.n_border, bool)), there, here), theta)
+        def exchanged(which: Array, at: tuple[Array, ...] = (here, there, theta)) -> Array:
+            chosen = np.append(np.repeat(which, m), np.zeros(layout.n_border, bool))
+            return elements(np.where(chosen, at[1], at[0]), at[2])
 
         low, high = exchanged(np.zeros(q, bool)), exchanged(np.ones(q, bool))
         if not (np.isfinite(low).all() and np.isfinite(high).all()):

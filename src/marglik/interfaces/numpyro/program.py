@@ -251,7 +251,7 @@ class Program(Model):
 
     @cached_property
     def members(self):
-        return members(self.densities, self.densities.theta.start)
+        return members(self.densities)
 
     def replicates(self, theta, n, seed=0):
         for densities in replicates(self.densities, theta, n, seed):
