@@ -140,7 +140,7 @@ def test_of_several_maxima_the_best_is_found(method):
     steep = [fit.log_evidence_at({NAMES[0]: s, NAMES[1]: ell}) for s in (0.3, 0.4) for ell in (0.4, 0.7, 1.5)]
     line = fit.log_evidence_at({NAMES[0]: 1e3, NAMES[1]: 1.4e4})
     assert fit.log_evidence > max(steep) > line + 1
-    for reml in (True, False):
+    for reml in (True, False) if method == "laplace" else (True,):
         joint = marglik.fit("y ~ gp(x) + (1 | g)", data, family="poisson", method=method, reml=reml)
         alone = marglik.fit("y ~ gp(x)", data, family="poisson", method=method, reml=reml)
         assert joint.log_evidence > alone.log_evidence - 1e-9

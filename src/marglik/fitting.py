@@ -257,8 +257,7 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
         set_out = [(starts[i], found[i].posterior) for i in first]
     tries = [learn.maximise(objective, start, free, warm) for start, warm in set_out]
     tries += _restarted(objective, set_out[0][0], free, restarts, seed)
-    tied = [o for o in tries if o.value[0] > max(o.value[0] for o in tries) - TIED]
-    best = max(tied or tries, key=lambda o: (bool(o.converged[0]), o.value[0]))
+    best = learn.preferred(tries)
     check_scatter(objective.hyperparameters, best.theta[0])
     even = [i for i, h in enumerate(objective.hyperparameters) if h.even and free[i]]
     scales = [i for i in even if best.theta[0, i] > 0 and objective.hyperparameters[i].name != "sd(noise)"]
@@ -285,8 +284,6 @@ def _restarted(objective: learn.Objective, start: Array, free: Array, restarts: 
     return found
 
 
-TIED = 1e-5
-"""Of searches that end within so many nats, one that has converged is the best."""
 MOST_SCALES_TRIED_AT_ZERO = 4
 HOPELESS = 30.0
 """A scale whose loss costs more than this many nats, the others as they are, is not tried at zero."""

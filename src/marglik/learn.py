@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -228,6 +228,7 @@ class Located:
 
 
 Found = Optimum | Located
+FoundT = TypeVar("FoundT", Optimum, Optimum | Located)
 
 
 def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"], warm: Any = None) -> Optimum:
@@ -295,20 +296,31 @@ SAME = 1e-3
 """Nats by which the values of two searches differ that ended at one maximum, at most."""
 
 
+TIED = 1e-5
+"""Of searches that ended within so many nats, one that has converged is the best."""
+
+
+def preferred(found: Sequence[FoundT]) -> FoundT:
+    """The highest of what several searches found."""
+    top = max(o.value[0] for o in found)
+    tied = [o for o in found if o.value[0] > top - TIED]
+    return max(tied or found, key=lambda o: (bool(o.converged[0]), o.value[0]))
+
+
 def best(found: Sequence[Found]) -> Found:
     """The highest of what several searches found, with the lower maxima, the highest first."""
-    highest = max(found, key=lambda o: o.value[0])
+    highest = preferred(found)
+    finite = sorted((o for o in found if np.isfinite(o.value[0])), key=lambda o: -o.value[0])
     lower = [theta for o in found if o.others is not None for theta in o.others]
-    values = [float(highest.value[0])]
-    for o in sorted(found, key=lambda o: -o.value[0]):
+    values = [highest.value[0]] if finite else []
+    for o in finite:
         known = any(np.allclose(o.theta[0], theta, rtol=1e-2) for theta in lower)
         if o.converged.all() and not known and min(abs(o.value[0] - v) for v in values) > SAME:
-            values.append(float(o.value[0]))
+            values.append(o.value[0])
             lower.append(o.theta[0])
-    reached = sum(o.reached for o in found if abs(o.value[0] - highest.value[0]) < SAME)
-    return replace(
-        highest, others=np.array(lower) if lower else None, searches=sum(o.searches for o in found), reached=reached
-    )
+    reached = max(sum(o.reached for o in finite if abs(o.value[0] - values[0]) < SAME), 1)
+    others, searches = np.array(lower) if lower else None, sum(o.searches for o in found)
+    return replace(highest, others=others, searches=searches, reached=reached)
 
 
 def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -> Optimum:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -75,6 +75,15 @@ class NewRows(NamedTuple):
     unseen: Mapping[str, Float[Array, "n"]] = MappingProxyType({})
 
 
+class Site(NamedTuple):
+    """A site of a program that is integrated out: its mean and standard deviation, and whether it is within a plate."""
+
+    name: str
+    mean: Array
+    sd: Array
+    plated: bool
+
+
 class Posterior(ABC):
     """Weights given data and θ̂, term by term.
 
@@ -94,6 +103,11 @@ class Posterior(ABC):
     @abstractmethod
     def sd(self) -> Mapping[str, Array]:
         """Term's label → posterior standard deviations, shaped like `mean`."""
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """What a program integrates over, to be listed."""
+        return ()
 
     @abstractmethod
     def sample(self, n: int, seed: int = 0) -> Mapping[str, Array]:

@@ -48,7 +48,7 @@ def stacked(optima: Sequence[Found | None]) -> Optimum:
     steps = max(len(o.trace) for o in each)
     trace = [np.concatenate([o.trace[min(i, len(o.trace) - 1)] for o in each]) for i in range(steps)]
     return Optimum(
-        **{name: np.concatenate([getattr(o, name) for o in each]) for name in parts},
+        **{name: np.concatenate([getattr(o, name) for o in each]) for name in parts},  # type: ignore[arg-type]
         n_iterations=max(o.n_iterations for o in each),
         trace=trace,
         warm=tuple(Start(o.warm.mean) if o and isinstance(o.warm, Gaussian) else None for o in optima),

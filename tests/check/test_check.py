@@ -195,11 +195,12 @@ def test_bad_input(name):
     assert words in str(refused.value)
 
 
-def test_a_program_cannot_be_simulated():
+@pytest.mark.slow
+def test_a_program_without_hyperparameters_has_no_scores():
     pytest.importorskip("numpyro")
     fit = MODELS["normal mean"]().fit
     assert fit.check().approximation.word == "good"
-    with pytest.raises(TypeError, match=r"simulations= is for linear models.*Predictive"):
+    with pytest.raises(ValueError, match=r"checks hyperparameters that were learned, but all of this fit were held"):
         fit.check(simulations=10)
 
 

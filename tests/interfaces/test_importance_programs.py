@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 from scipy.special import betaln, gammaln
+from scipy.stats import multivariate_normal
 
 numpyro = pytest.importorskip("numpyro")
 
@@ -141,3 +142,69 @@ def test_learning_by_importance():
     row = fit.hyperparameters.iloc[0]
     assert abs(row["estimate"] - np.exp(best.x[0])) < 0.1 * row["se"]
     assert abs(fit.log_evidence + best.fun) < 4 * fit._evidence.std_error < 0.2
+
+
+@pytest.fixture(scope="module")
+def thousand():
+    """Data of a thousand members, by the name of the program."""
+    rng = np.random.default_rng(0)
+    trials = rng.integers(5, 15, 1000)
+    counts = rng.poisson(rng.gamma(2.0, 1 / 3, 1000))
+    return {"beta-binomial": (rng.binomial(trials, rng.beta(2, 3, 1000)), trials), "gamma-Poisson": (counts,)}
+
+
+@pytest.mark.parametrize("name", CONJUGATE)
+def test_a_thousand_members(name, thousand):
+    """Drawn one by one: jointly no draw would have any weight."""
+    function, _, hyper, evidence = CONJUGATE[name]
+    args, theta, h = thousand[name], np.array([2.0, 3.0]), 1e-5
+    here = Importance()(program(function, args, {}, hyper), theta)
+    truth = evidence(*args, *theta)
+    assert abs(here.log_value - truth) < 4 * here.std_error < 0.05
+    assert not here.checks
+    exact = [(evidence(*args, *(theta + h * e)) - evidence(*args, *(theta - h * e))) / (2 * h) for e in np.eye(2)]
+    slope = [
+        (here.posterior.evidence(theta + h * e).log_value - here.posterior.evidence(theta - h * e).log_value) / (2 * h)
+        for e in np.eye(2)
+    ]
+    np.testing.assert_allclose(here.gradient, slope, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(here.gradient, exact, rtol=0, atol=0.1)
+
+
+def means_with_a_common_one(y):
+    mu, s = numpyro.sample("mu", dist.Normal(0, 2)), numpyro.param("s", 1.0, constraint=dist.constraints.positive)
+    with numpyro.plate("members", len(y)):
+        a = numpyro.sample("a", dist.Normal(mu, s))
+    numpyro.sample("y", dist.Normal(a, 1.0), obs=y)  # outside the plate, and yet of one member each
+
+
+def test_members_about_a_border():
+    """y ~ N(0, (s² + 1) I + 4 11ᵀ)."""
+    y = 1 + 2 * np.random.default_rng(1).standard_normal(60)
+    model = program(means_with_a_common_one, (y,), {}, ())
+    each = np.arange(60)  # after the log determinants, which are all zero, and the prior of mu
+    np.testing.assert_array_equal(model.members.owners, np.concatenate([np.full(62, -1), each, each]))
+    truth = multivariate_normal(np.zeros(60), 3.25 * np.eye(60) + 4).logpdf(y)
+    found = importance.estimate(model, np.array([1.5]))
+    assert abs(found.log_value - truth) < 4 * found.std_error < 0.05
+    assert found.k_hat < 0.7
+    assert found.groups.log_value.shape == (60,)
+
+
+def squares_in_one_sum(y):
+    with numpyro.plate("members", len(y)):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+    numpyro.factor("fit", -jnp.sum((y - a) ** 2) / 2)
+
+
+def test_a_sum_over_members_is_drawn_jointly():
+    """Its blocks of H are those of a plate, but whose its parts are cannot be told."""
+    model = program(squares_in_one_sum, (np.linspace(-1, 1, 40),), {}, ())
+    assert model.layout.plate == "members"
+    assert model.members is None
+    assert importance.estimate(model, np.zeros(0)).groups is None
+
+
+def test_too_many_members_in_one_sum():
+    with pytest.raises(ValueError, match="1200 weights jointly"):
+        importance.estimate(program(squares_in_one_sum, (np.linspace(-1, 1, 1200),), {}, ()), np.zeros(0))

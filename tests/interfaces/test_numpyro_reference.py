@@ -13,6 +13,9 @@ import jax.numpy as jnp  # noqa: E402
 import numpyro.distributions as dist  # noqa: E402
 from numpyro import handlers  # noqa: E402
 
+from marglik.evidence import importance  # noqa: E402
+from marglik.interfaces.numpyro import program  # noqa: E402
+
 
 def number(reference, name):
     value = reference[name]["value"]
@@ -129,6 +132,24 @@ def test_motor_claims(case):
     np.testing.assert_allclose(found, [number(motor.reference, n) for n in ("nu", "sigma")], rtol=1e-6)
     means = number(motor.reference, "posterior_means_x0..6")
     np.testing.assert_allclose(fit.posterior.mean["rate"][: len(means)], means, rtol=1e-6)
+
+
+def claims_with_rates(x):
+    nu, sigma = (numpyro.sample(name, dist.LogNormal(0, 1)) for name in ("nu", "sigma"))
+    with numpyro.plate("policies", len(x)):
+        numpyro.sample("x", dist.Poisson(numpyro.sample("rate", dist.Gamma(nu, 1 / sigma))), obs=x)
+
+
+@pytest.mark.slow
+def test_motor_claims_with_a_rate_for_each_policy(case):
+    """9,461 latent rates, drawn one by one."""
+    motor = case("robbins_claims")
+    x = np.repeat(*(motor.data[c].to_numpy(int) for c in ("claims", "policies"))).astype(float)
+    theta = np.array([number(motor.reference, name) for name in ("nu", "sigma")])
+    found = importance.estimate(program(claims_with_rates, (x,), {}, ("nu", "sigma")), theta)
+    error = found.log_value - number(motor.reference, "loglik")
+    assert abs(error) < min(4 * found.std_error, 0.05)
+    assert found.k_hat < 0.7
 
 
 def rosenbrock():

@@ -219,14 +219,15 @@ class LinearGroups(GroupDensities):
         at, model, expansion = self.levels, self.levels.model, self._at(theta).rows
         L, T = factors(model, theta)
         L_bar, own, slopes = np.zeros_like(L), np.zeros(len(expansion.own)), np.zeros(len(at.order))
-        for part, rows, eta in self._eta(expansion.eta, L, T, U, v):
-            codes, likelihood = at.codes[rows] - part.start, model.likelihood.at_rows(at.order[rows, None])
-            share = weights[part][codes] * at.multiplier[rows, None]
-            d1 = np.where(share > 0, share * likelihood.derivatives(at.y[rows, None], eta, expansion.own)[0], 0.0)
-            L_bar += np.einsum("nk,ni,nkj->ij", d1, at.Z[rows], U[part][codes], optimize=True)
-            slopes[rows] = d1.sum(axis=1)
-            each = likelihood.theta_derivatives(at.y[rows, None], eta, expansion.own)
-            own = own + np.array([np.sum(np.where(share > 0, share * d, 0.0)) for d, _, _ in each])
+        with np.errstate(all="ignore"):  # draws without weight may lie too far out for numbers
+            for part, rows, eta in self._eta(expansion.eta, L, T, U, v):
+                codes, likelihood = at.codes[rows] - part.start, model.likelihood.at_rows(at.order[rows, None])
+                share = weights[part][codes] * at.multiplier[rows, None]
+                d1 = np.where(share > 0, share * likelihood.derivatives(at.y[rows, None], eta, expansion.own)[0], 0.0)
+                L_bar += np.einsum("nk,ni,nkj->ij", d1, at.Z[rows], U[part][codes], optimize=True)
+                slopes[rows] = d1.sum(axis=1)
+                each = likelihood.theta_derivatives(at.y[rows, None], eta, expansion.own)
+                own = own + np.array([np.sum(np.where(share > 0, share * d, 0.0)) for d, _, _ in each])
         by_row = np.zeros(len(slopes))
         by_row[at.order] = slopes
         return assembled(model, theta, L_bar, T.on_pattern((slopes[None] @ at.border, v[None])), own, by_row)

@@ -271,8 +271,10 @@ def _joint(model: Model, mode: Expansion, about: Gaussian, n: int, seed: int) ->
     here, W, _ = drawn(q, n, RUNS)
     if d > proposals.MOST_FITTED or not here.estimate.k_hat > UNEVEN:
         return here
-    fitted, last = q, here
+    best, share, last = q, here.share, here
     for _ in range(ROUNDS):
         fitted = q.fitted(W, last.log_weights.reshape(-1), rng)
         last, W, _ = drawn(fitted, n, RUNS)
-    return last if last.share > here.share else here
+        if last.share > share:
+            best, share = fitted, last.share
+    return here if best is q else drawn(best, n, RUNS)[0]  # anew: what it was chosen by would flatter it

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from marglik.fitted import Fit
+    from marglik.posterior import Site
 
 WIDTH = 80
 MOST_ROWS = 40
 """Longer tables show their first rows and say how many more there are."""
+FEW = 5
+"""Elements of a vector that are listed."""
 QUANTILES = {"lowest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "highest": 1.0}
 
 
@@ -89,6 +92,8 @@ def tables(fit: Fit) -> list[Table]:
     out = [*_smooths(fit), _estimates("Hyperparameters", fit.hyperparameters, held(fit))]
     if isinstance(fit.model, LinearModel) and fit.model.n_flat:
         out.append(_estimates("Fixed effects", fit.fixed_effects, ()))
+    if not isinstance(fit.model, LinearModel):
+        out.append(_sites(fit.posterior.sites))
     return [table for table in out if table.rows]
 
 
@@ -118,6 +123,31 @@ def _smooths(fit: Fit) -> list[Table]:
             f"smoothing parameters are {what}, for penalties scaled as mgcv scales them",
         )
     ]
+
+
+def _sites(sites: Sequence[Site]) -> Table:
+    """Integrated sites: each element of a small one, the first few of a vector, the range of those within a plate."""
+    rows: list[tuple[str, ...]] = []
+    for site in sites:
+        if site.plated:
+            low, high = (tuple(f(x) for x in (site.mean, site.sd)) for f in (np.min, np.max))
+            size = " × ".join(map(str, np.shape(site.mean)))
+            cells = (f"{number(a, 3)} to {number(b, 3)}" for a, b in zip(low, high, strict=True))
+            rows.append((f"{site.name} ({size})", *cells))
+            continue
+        for i in list(np.ndindex(np.shape(site.mean)))[:FEW]:
+            places = decimals(float(site.sd[i]))
+            name = f"{site.name}[{', '.join(map(str, i))}]" if i else site.name
+            rows.append((name, fixed(float(site.mean[i]), places), fixed(float(site.sd[i]), places)))
+        if np.size(site.mean) > FEW:
+            rows.append((f"{site.name}: {np.size(site.mean) - FEW:,} more", "", ""))
+    columns = [aligned(list(cells)) for cells in zip(*(row[1:] for row in rows[:MOST_ROWS]), strict=True)]
+    names, rest = [shortened(row[0]) for row in rows[:MOST_ROWS]], len(rows) - MOST_ROWS
+    return Table(
+        ("Integrated", "mean", "sd"),
+        tuple(zip(names, *columns, strict=True)) if rows else (),
+        f"and {rest:,} more: fit.posterior.mean" if rest > 0 else "",
+    )
 
 
 def title(fit: Fit) -> str:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from marglik.interfaces.numpyro.density import Densities
-from marglik.posterior import Gaussian, Posterior
+from marglik.posterior import Gaussian, Posterior, Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -43,16 +43,30 @@ class ProgramPosterior(Posterior):
     @cached_property
     def sd(self) -> Mapping[str, Array]:
         """By the delta method, √(J H⁻¹ Jᵀ)."""
-        layout, at = self.densities.layout, (self.joint.mean, self.theta)
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], layout.size)
-        run = self._compiled(_along)
-        J, turned = run(*at, layout.directions()), run(*at, layout.directions(signs))
-        out = {}
-        for name, along in J.items():
-            axis = _members(along, turned[name], layout, signs)
-            variance = self._by_rows(name) if axis is None else self._by_members(along, axis)
-            out[name] = np.sqrt(np.maximum(variance, 0))
-        return out
+        return {name: self._sd(name) for name in self.mean}
+
+    @property
+    def sites(self):
+        """Latent sites, those within plates last."""
+        each = (Site(s.name, self.mean[s.name], self._sd(s.name), bool(s.plates)) for s in self.densities.layout.sites)
+        return sorted(each, key=lambda site: site.plated)
+
+    @cached_property
+    def _signs(self) -> Float[Array, "p"]:
+        return np.random.default_rng(0).choice([-1.0, 1.0], self.densities.layout.size)
+
+    @cached_property
+    def _moves(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        """J along the layout's directions, and along the same with signs turned."""
+        layout, run = self.densities.layout, self._compiled(_along)
+        at = self.joint.mean, self.theta
+        return run(*at, layout.directions()), run(*at, layout.directions(self._signs))
+
+    def _sd(self, name: str) -> Float[Array, "*shape"]:
+        along, turned = (moves[name] for moves in self._moves)
+        axis = _members(along, turned, self.densities.layout, self._signs)
+        variance = self._by_rows(name) if axis is None else self._by_members(along, axis)
+        return np.sqrt(np.maximum(variance, 0))
 
     def _by_members(self, along: Float[Array, "r *shape"], axis: int) -> Float[Array, "*shape"]:
         """Where a site's members move with their own member of the plate and with the border alone.
