@@ -65,7 +65,7 @@ LAYERS = [  # a module imports from layers before its own alone
         "interfaces.designs",
         "interfaces.special",
     }
-    | {f"smooths.{basis}" for basis in ("cubic", "p_spline", "random_effect", "thin_plate")},
+    | {f"smooths.{basis}" for basis in ("cubic", "factor_smooth", "p_spline", "random_effect", "thin_plate")},
     {"integrand"},
     {"model", "interfaces.families", "interfaces.response", "smooths.smooth", "smooths.tensor"},
     {"posterior", "prediction", "projection", "simulation", "solvers", "smooths.terms"},

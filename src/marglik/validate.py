@@ -155,6 +155,18 @@ def check_effects(codes: Array, n_levels: int, Z: Array | None, names: Sequence[
         raise ValueError(f"{label!r} has two coefficients called {twice!r}. Rename or drop one of them.")
 
 
+def check_shared(groups: Sequence[int], scales: Sequence[str] | None, m: int, correlated: bool, label: str) -> None:
+    """Coefficients that share scales are not correlated, each has one, and every scale is one's."""
+    if correlated:
+        raise ValueError(f"{label!r} has groups=, scales that coefficients share, so give correlated=False.")
+    found = set(np.asarray(groups).tolist())
+    if len(groups) != m or scales is None or found != set(range(len(scales))):
+        raise ValueError(
+            f"{label!r} has {m} coefficients and the scales {listed(scales or ())}, but groups={list(groups)}. Give "
+            "the place of each coefficient's scale, from 0, every scale once at least."
+        )
+
+
 def check_levels(levels: Sequence[str], label: str) -> None:
     """No level stands twice. (Combinations, which are written when asked for, are distinct.)"""
     if not isinstance(levels, list | tuple | np.ndarray) or len(set(levels)) == len(levels):

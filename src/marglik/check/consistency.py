@@ -8,8 +8,8 @@ With scores s_1 … s_N, the slopes in φ at θ̂ of the evidence of N simulated
 
 because the covariance of the score is the information. Outside the Gaussian the scores are those of the objective with
 fixed effects maximised, for with them integrated the simulated data come from one value of what is integrated over; in
-the Gaussian case the restricted likelihood does not depend on them. A program draws what it integrates over anew for each
-data set, from its prior, so that its scores need no other objective.
+the Gaussian case the restricted likelihood does not depend on them. A program draws what it integrates over anew for
+each data set, from its prior, so that its scores need no other objective.
 
 References
 ----------

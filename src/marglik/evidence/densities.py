@@ -51,6 +51,11 @@ class GroupDensities(ABC):
     def present(self) -> tuple[int, Int[Array, "q"]]:
         """How many groups the model has, and which of them are among the q; the others' integrals are 1."""
 
+    @property
+    @abstractmethod
+    def n_border(self) -> int:
+        """f."""
+
     @abstractmethod
     def log_joints(
         self, theta: Float[Array, "k"], U: Float[Array, "q K m"], v: Float[Array, "f"]
@@ -178,6 +183,10 @@ class LinearGroups(GroupDensities):
     def present(self):
         at = self.levels
         return at.model.groupings[0].n_levels, at.present
+
+    @property
+    def n_border(self):
+        return self.levels.border.shape[1]
 
     def _at(self, theta: Float[Array, "k"]) -> LinearExpansion:
         return self.levels.model.at(np.zeros(self.levels.model.n_weights), theta)

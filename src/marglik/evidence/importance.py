@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DRAWS, DRAWS_BY_LEVEL, LEAST = 4096, 1024, 256
 RUNS = 16
 MOST_WEIGHTS, MOST_JOINT = 1000, proposals.MOST_FITTED
-"""Weights that are drawn jointly; of a program with a plate, whose members could be drawn one by one."""
+"""Weights that are drawn jointly; the same of a program with a plate and other weights, which has the choice."""
 PILOT_DRAWS = 512
 POINTS = {1: 9, 2: 5, 3: 3}
 """Quadrature points a dimension of a level, to see where the border's weights lie."""
@@ -200,7 +200,8 @@ def check_draws(draws: Any, least: int, usual: int) -> None:
 def _by_level(model: Model) -> bool:
     if isinstance(model, LinearModel):
         return len(model.groupings) == 1
-    return model.n_weights > MOST_JOINT and model.members is not None
+    members = model.members
+    return members is not None and (model.n_weights > MOST_JOINT or not members.n_border)
 
 
 class Border(NamedTuple):

@@ -13,21 +13,23 @@ import numpy as np
 from marglik.interfaces.calls import BadFormula, Call
 from marglik.interfaces.data import is_numeric
 from marglik.interfaces.designs import design, variables
+from marglik.interfaces.factors import Factor, factorise
 from marglik.interfaces.grammar import is_name
 from marglik.interfaces.special import Columns, Special, Table, product_grid
-from marglik.priors import Ridge, Term
+from marglik.priors import RandomEffects, Ridge, Term
 from marglik.priors import Smooth as Overlapping
 from marglik.smooths import Smooth, s, te, ti
 from marglik.validate import listed
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
     from numpy import ndarray as Array
 
     from marglik.pieces import Pieces
 
 MAKERS: Mapping[str, Callable[..., Sequence[Smooth]]] = {"s": s, "te": te, "ti": ti}
 OPTIONS = {
-    "s": ("bs", "k", "m", "by", "knots", "select", "max_knots"),
+    "s": ("bs", "k", "m", "by", "knots", "select", "max_knots", "xt"),
     "te": ("bs", "k", "m", "d", "by", "knots", "select"),
     "ti": ("bs", "k", "m", "d", "by", "knots", "select"),
 }
@@ -39,6 +41,7 @@ KINDS: Mapping[str, tuple[Any, str]] = {
     "d": (int, "a whole number"),
     "select": (bool, "True or False"),
     "max_knots": (int, "a whole number"),
+    "xt": (str, "the name of a basis in quotes"),
 }
 
 
@@ -104,6 +107,8 @@ class SmoothTerm(Special):
         Expression or column → its lowest and highest value in the fit, or its levels.
     table
         Columns of the data → the same.
+    factor
+        The grouping factor, where every level has weights of its own.
     """
 
     smooth: Smooth
@@ -112,6 +117,7 @@ class SmoothTerm(Special):
     term: Term
     seen: Mapping[str, Any]
     table: Mapping[str, Any]
+    factor: Factor | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -153,7 +159,8 @@ class SmoothTerm(Special):
                     "predict them with an effect of zero."
                 )
         unseen = self.smooth.basis.unseen([values[name] for name in self.smooth.names])
-        return Columns(*self.smooth.parts(values), unseen=unseen if unseen.any() else None)
+        codes = None if self.factor is None else self.factor.codes(table)
+        return Columns(*self.smooth.parts(values), codes, unseen if unseen.any() else None)
 
     def outside(self, table, n):
         out = []
@@ -205,17 +212,29 @@ def terms(call: Call, table: Table, n: int, settings: Mapping[str, Any]) -> tupl
     raw = {name: _range(_plain(table[name])) for name in covariates.variables}
     note = _period(call, names, knots, seen)
     return tuple(
-        replace(_term(smooth, covariates, values, seen, raw), notes=note if i == 0 else ())
+        replace(_term(smooth, covariates, values, seen, raw, table), notes=note if i == 0 else ())
         for i, smooth in enumerate(found)
     )
 
 
 def _term(
-    smooth: Smooth, covariates: Covariates, values: Mapping[str, Array], seen: Mapping[str, Any], raw: Mapping[str, Any]
+    smooth: Smooth,
+    covariates: Covariates,
+    values: Mapping[str, Array],
+    seen: Mapping[str, Any],
+    raw: Mapping[str, Any],
+    table: Table,
 ) -> SmoothTerm:
     flat, own = smooth.split(values)
     names = [f"{smooth.label}.{smooth.null.shape[1] + i + 1}" for i in range(own.shape[1])]
-    return SmoothTerm(smooth, covariates, flat, _prior(smooth, own, names), seen, raw)
+    if smooth.codes(values) is None:
+        return SmoothTerm(smooth, covariates, flat, _prior(smooth, own, names), seen, raw)
+    group = next(name for name in smooth.names if not isinstance(seen[name], tuple))
+    factor, codes = factorise([group], table)
+    term = RandomEffects(
+        codes, factor.levels, own, names, group, smooth.label, False, groups=_groups(smooth), scales=smooth.scales
+    )
+    return SmoothTerm(smooth, covariates, flat, term, seen, raw, factor)
 
 
 def _prior(smooth: Smooth, own: Array | Pieces, names: Sequence[str]) -> Term:
@@ -224,8 +243,12 @@ def _prior(smooth: Smooth, own: Array | Pieces, names: Sequence[str]) -> Term:
         return Ridge(own, names, smooth.scales[0], smooth.label)
     if smooth.overlap:
         return Overlapping(np.asarray(own), smooth.shares, smooth.scales, smooth.label, names)
-    groups = np.repeat(np.arange(len(smooth.roots)), [root.shape[1] for root in smooth.roots])
-    return Ridge(own, names, label=smooth.label, groups=groups, scales=smooth.scales)
+    return Ridge(own, names, label=smooth.label, groups=_groups(smooth), scales=smooth.scales)
+
+
+def _groups(smooth: Smooth) -> Int[Array, "r"]:
+    """The place of each weight's scale, where penalties do not overlap."""
+    return np.repeat(np.arange(len(smooth.roots)), [root.shape[1] for root in smooth.roots])
 
 
 def _option(call: Call, name: str) -> Any:

@@ -14,7 +14,7 @@ from scipy.linalg import blas
 
 from marglik.hyperparameters import Hyperparameter, Positive, Real, Triangle
 from marglik.priors.base import Term, as_matrix
-from marglik.validate import check_effects, check_levels
+from marglik.validate import check_effects, check_levels, check_shared
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -50,6 +50,10 @@ class RandomEffects(Term):
         If given, it is the factor of Σ itself that is triangular, with the coefficients in this order.
     held_correlation
         A given correlation of the first two coefficients in that order.
+    groups : (m,), optional
+        For coefficients that are not correlated, the place of each one's scale among `scales`, which some may share.
+    scales
+        Names of these scales.
 
     Examples
     --------
@@ -75,6 +79,8 @@ class RandomEffects(Term):
     correlated: bool = True
     order: tuple[int, ...] | None = None
     held_correlation: float | None = None
+    groups: Sequence[int] | None = None
+    scales: Sequence[str] | None = None
     grouped = True
 
     def __post_init__(self) -> None:
@@ -88,6 +94,8 @@ class RandomEffects(Term):
                 f"order must put the {len(self.coefficients)} coefficients of {self.label!r} in an order, but is "
                 f"{self.order}."
             )
+        if self.groups is not None:
+            check_shared(self.groups, self.scales, len(self.coefficients), self.correlated, self.label)
 
     @property
     def _symbols(self) -> list[str]:
@@ -124,6 +132,8 @@ class RandomEffects(Term):
     @property
     def reported_names(self) -> tuple[str, ...]:
         """Standard deviations, and correlations if there are any."""
+        if self.scales is not None:
+            return tuple(self.scales)
         c, g = self.coefficients, self.group
         sds = [f"sd({name} | {g})" for name in c]
         pairs = combinations(range(len(c)), 2) if self.correlated else ()
@@ -176,17 +186,28 @@ class RandomEffects(Term):
             for (i, j), support in zip(self.triangle.entries, supports, strict=True)
         )
 
+    @cached_property
+    def _own(self) -> Int[Array, "m"]:
+        """The place in θ of each coefficient's scale, where they are not correlated."""
+        return np.arange(len(self.coefficients)) if self.groups is None else np.asarray(self.groups)
+
     def factor(self, theta):
-        return np.diag(np.asarray(theta, float)) if self.triangle is None else np.tensordot(theta, self._templates, 1)
+        if self.triangle is None:
+            return np.diag(np.asarray(theta, float)[self._own])
+        return np.tensordot(theta, self._templates, 1)
 
     def factor_vjp(self, theta, bar):
-        return bar.diagonal().copy() if self.triangle is None else np.tensordot(self._templates, bar, 2)
+        return (
+            np.bincount(self._own, bar.diagonal()) if self.triangle is None else np.tensordot(self._templates, bar, 2)
+        )
 
     def factor_jvp(self, theta, direction):
         return self.factor(direction)
 
     def units(self):
-        return self._natural if self.triangle is None else self.triangle.diagonal @ self._natural
+        if self.triangle is None:
+            return 1 / np.sqrt(np.bincount(self._own, 1 / self._natural**2))
+        return self.triangle.diagonal @ self._natural
 
 
 DEPENDENT = 1e-9

@@ -27,6 +27,7 @@ Name: estimate, dtype: float64
 
 from marglik.smooths.base import SmoothBasis
 from marglik.smooths.cubic import Cubic, Cyclic
+from marglik.smooths.factor_smooth import FactorSmooth
 from marglik.smooths.p_spline import PSpline
 from marglik.smooths.random_effect import RandomEffect
 from marglik.smooths.smooth import Smooth
@@ -37,6 +38,7 @@ from marglik.smooths.thin_plate import ThinPlate
 __all__ = [
     "Cubic",
     "Cyclic",
+    "FactorSmooth",
     "PSpline",
     "RandomEffect",
     "Smooth",

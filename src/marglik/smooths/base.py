@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
     from marglik.pieces import Pieces
@@ -38,6 +38,8 @@ class Asked:
         By covariate.
     max_knots
         Of thin plates: above so many distinct points a sample of them is used.
+    xt
+        Of factor smooths: the name of the basis of each curve.
     """
 
     label: str
@@ -46,6 +48,7 @@ class Asked:
     m: int | Sequence[int] | None = None
     knots: dict[str, Any] | None = None
     max_knots: int = 2000
+    xt: str | None = None
 
     def given_knots(self) -> Float[Array, "q d"] | None:
         """One row a knot, in the order of their coordinates."""
@@ -111,6 +114,10 @@ class SmoothBasis(ABC):
         """Prior variance of f at each row, for s = 1, that is due to levels which the data do not have."""
         return np.zeros(len(x[0]))
 
+    def codes(self, x: Covariates) -> Int[Array, "n"] | None:
+        """Where every level has coefficients of its own, that of each row, −1 where the data have no such level."""
+        return None
+
     def extrapolates(self, covariate: int) -> bool:
         """Whether values of a covariate outside those of the data are beyond what the basis was made for."""
         return True
@@ -127,7 +134,7 @@ class SmoothBasis(ABC):
 
 
 class NamedBasis(SmoothBasis):
-    """A basis that formulas ask for by name, with one penalty.
+    """A basis that formulas ask for by name, with one penalty if it is `marginal`.
 
     Attributes
     ----------
@@ -135,11 +142,14 @@ class NamedBasis(SmoothBasis):
         The name.
     rotated
         Whether a tensor product takes the function's values at points as coefficients, in place of those of the basis.
+    marginal
+        Whether it can be a margin of a tensor product.
     """
 
     registry: ClassVar[dict[str, type[NamedBasis]]] = {}
     bs: ClassVar[str]
     rotated: ClassVar[bool] = False
+    marginal: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         NamedBasis.registry[cls.bs] = cls

@@ -13,7 +13,7 @@ import numpy as np
 from marglik.smooths.base import SmoothBasis, centred, mirror, scaled, uncentred
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
     from marglik.pieces import Pieces
@@ -90,6 +90,10 @@ class Smooth:
         """X at the data of the fit, or at new ones."""
         X, by = centred(self.basis.design(self._covariates(data)), self.constraint), self._multiplier(data)
         return X if by is None else X * by[:, None]
+
+    def codes(self, data: Mapping[str, Any]) -> Int[Array, "n"] | None:
+        """Where every level has β of its own, the level of each row, −1 where the fit had no such level."""
+        return self.basis.codes(self._covariates(data))
 
     def parts(self, data: Mapping[str, Any]) -> tuple[Float[Array, "n f"], Float[Array, "n r"]]:
         """XN and XR."""

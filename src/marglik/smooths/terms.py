@@ -27,6 +27,7 @@ def s(
     knots: Mapping[str, Any] | None = None,
     select: bool = False,
     max_knots: int = 2000,
+    xt: str | None = None,
 ) -> tuple[Smooth, ...]:
     """A smooth function of one covariate, or of several on a common scale.
 
@@ -37,7 +38,8 @@ def s(
     *names
         Of the covariates.
     bs
-        The basis: ``"tp"`` thin plate, ``"cr"`` cubic, ``"cc"`` cyclic, ``"ps"`` P-spline, ``"re"`` random effects.
+        The basis: ``"tp"`` thin plate, ``"cr"`` cubic, ``"cc"`` cyclic, ``"ps"`` P-spline, ``"re"`` random effects,
+        ``"fs"`` a curve for each level of a categorical covariate, which are alike in scale.
     k
         Number of functions, the constant among them.
     m
@@ -50,6 +52,8 @@ def s(
         Whether what the penalty does not see has a penalty of its own, so that the term can vanish.
     max_knots
         For a thin plate of more distinct points, a sample of so many are its knots.
+    xt
+        For ``bs="fs"``, the basis of each curve; a thin plate if not given.
 
     Returns
     -------
@@ -66,10 +70,13 @@ def s(
     """
     label = f"s({', '.join(names)})"
     kind = _kind(bs, label)
-    columns = _columns(data, names, by, label, categorical=bs == "re")
-    asked = Asked(label, names, _whole(k, label), m, _known_knots(knots, names, label), max_knots)
+    _check_curves(kind, xt, by, label)
+    columns = _columns(data, names, by, label, categorical=bs in ("re", "fs"))
+    asked = Asked(label, names, _whole(k, label), m, _known_knots(knots, names, label), max_knots, xt)
     basis = kind.of([columns[name] for name in names], asked)
-    return assembled(basis, columns, names, label, (f"sd({label})",), by, select)
+    free = len(basis.penalties) - 1
+    scales = [f"sd({label})", *(f"sd({label}: null{f' {i + 1}' if free > 1 else ''})" for i in range(free))]
+    return assembled(basis, columns, names, label, tuple(scales), by, select)
 
 
 def te(
@@ -163,7 +170,7 @@ def _product(
         raise ValueError(f"{label} gives d={d!r}, but the widths of its margins must add to {len(names)} covariates.")
     kinds = _each(bs, len(widths), "bs", label)
     sizes, orders = _each(k, len(widths), "k", label), _each(m, len(widths), "m", label)
-    columns = _columns(data, names, by, label, categorical="re" in kinds)
+    columns = _columns(data, names, by, label, categorical="re" in kinds or "fs" in kinds)
     known = _known_knots(knots, names, label)
     margins, scales, start = [], [], 0
     for width, margin_bs, size, order in zip(widths, kinds, sizes, orders, strict=True):
@@ -171,6 +178,8 @@ def _product(
         margin_bs = margin_bs or ("cr" if width == 1 else "tp")
         size = None if margin_bs == "re" else _whole(size, label) or 5**width
         margin_knots = {name: known[name] for name in own if name in known}
+        if not _kind(margin_bs, label).marginal:
+            raise ValueError(f"{label} has a margin with bs={margin_bs!r}, which has several penalties. Use bs='re'.")
         asked = Asked(f"The margin of {', '.join(own)} in {label}", own, size, order, margin_knots)
         x = [columns[name] for name in own]
         margins.append(Margin.of(_kind(margin_bs, label).of(x, asked), x, centre=kind == "ti"))
@@ -196,6 +205,19 @@ def _kind(bs: str, label: str) -> type[NamedBasis]:
             f"{label} has bs={bs!r}, but the bases are {', '.join(sorted(known))}.{did_you_mean(bs, known)}"
         )
     return known[bs]
+
+
+def _check_curves(kind: type[NamedBasis], xt: str | None, by: str | None, label: str) -> None:
+    """Refuse xt= without curves for levels, curves of what is no margin, and what multiplies them."""
+    if kind.marginal:
+        if xt is not None:
+            raise ValueError(f"{label} gives xt={xt!r}, the basis of curves for levels. Add bs='fs', or leave xt out.")
+        return
+    if by is not None:
+        raise ValueError(f"{label} has bs={kind.bs!r}, whose curves nothing multiplies, and by={by!r}. Leave by out.")
+    base = _kind(xt or "tp", label)
+    if not (base.marginal and base.centred):
+        raise ValueError(f"{label} has xt={xt!r}, which has no curves. Use 'tp', 'cr', 'cc' or 'ps'.")
 
 
 def _whole(k: Any, label: str) -> int | None:

@@ -98,6 +98,10 @@ class Members(GroupDensities):
         q = self.densities.layout.n_members
         return q, np.arange(q)
 
+    @property
+    def n_border(self):
+        return self.densities.layout.n_border
+
     @cached_property
     def _sums(self) -> Callable[..., Array]:
         return self.staged.compiled(_sums)
