@@ -57,3 +57,13 @@ def test_linear_models_have_none():
     linear = marglik.fit("y ~ 1", {"y": Y})
     assert linear.posterior.sites == ()
     assert "Integrated" not in linear.summary()
+
+
+def test_a_saddle_has_none_to_list():
+    def bimodal():
+        w = numpyro.sample("w", dist.Normal(0, 10.0))
+        numpyro.sample("y", dist.Normal(w**2, 1.0), obs=9.0)
+
+    text = marglik.fit(bimodal).summary()
+    assert "Integrated" not in text
+    assert "saddle" in text

@@ -57,9 +57,8 @@ def bounded(program, args, truth, fixed, guide="mean_field", samples=1, hyper=()
 slow = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "guide", [pytest.param("full", marks=slow), pytest.param("low_rank", marks=slow), "mean_field"]
-)
+@slow
+@pytest.mark.parametrize("guide", ["full", "low_rank", "mean_field"])
 def test_exact_where_the_posterior_is_in_the_family(guide):
     fit = marglik.fit(mean_of, args=(NORMAL,), hyper=["tau"], method="variational", guide=guide)
     n, s = len(NORMAL), NORMAL.sum()

@@ -40,7 +40,8 @@ BAD = [
     (s, ["x"], {"bs": "ps", "k": 3}, "s(x) asks for k=3 functions, but its basis needs at least 4."),
     (s, ["x"], {"k": 2.5}, "s(x) has k=2.5, but k is a number of functions, a whole number above zero."),
     (s, ["x"], {"k": "5"}, "s(x) has k='5', but k is a number of functions, a whole number above zero."),
-    (s, ["x"], {"bs": "cs"}, "s(x) has bs='cs', but the bases are cc, cr, fs, ps, re, tp. Did you mean 'ps' or 'cr'?"),
+    (s, ["x"], {"bs": "cs"}, "s(x) has bs='cs', shrinkage, which is bs='cr' and select=True here."),
+    (s, ["x"], {"bs": "pz"}, "s(x) has bs='pz', but the bases are cc, cr, fs, ps, re, tp. Did you mean 'ps'"),
     (
         s,
         ["x"],

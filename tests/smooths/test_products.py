@@ -142,6 +142,26 @@ def test_one_penalty_is_a_ridge():
     np.testing.assert_allclose(one.edf, other.edf, rtol=1e-6)
 
 
+def test_equal_scales_are_the_isotropic_penalty():
+    """βᵀ(S_1 + S_2)β/s² is one penalty with one scale: the same evidence at any s, and the same fit."""
+    (smooth,) = PRODUCTS["two"]
+    d, U = np.linalg.eigh(smooth.wiggly.T @ sum(smooth.penalties) @ smooth.wiggly)
+    root = smooth.wiggly @ (U / np.sqrt(d))
+    product = built(smooth)
+    single = built(smooth, lambda own, smooth: Ridge(smooth.design(DATA) @ root, hyperparameter="s", label="s"))
+    fit = marglik.fit(single)
+    both = marglik.fit(product)
+    noise = fit.hyperparameters["estimate"]["sd(noise)"]
+    for scale in (0.0, 1e-2, fit.hyperparameters["estimate"]["s"], 1e2):
+        equal = dict.fromkeys(smooth.scales, scale) | {"sd(noise)": noise}
+        expected = fit.log_evidence_at({"s": scale, "sd(noise)": noise})
+        np.testing.assert_allclose(both.log_evidence_at(equal), expected, rtol=1e-9)
+    held = marglik.fit(product, fixed=dict.fromkeys(smooth.scales, fit.hyperparameters["estimate"]["s"]))
+    np.testing.assert_allclose(held.hyperparameters["estimate"]["sd(noise)"], noise, rtol=1e-6)
+    np.testing.assert_allclose(held.predict(), fit.predict(), rtol=1e-6)
+    np.testing.assert_allclose(held.edf["te(x, z)"], fit.edf["s"], rtol=1e-6)
+
+
 def test_random_effects_as_a_smooth():
     found = marglik.fit("y ~ s(g, bs='re') + te(x, z, k=4)", ROWS)
     expected = marglik.fit("y ~ (1 | g) + te(x, z, k=4)", ROWS)

@@ -231,8 +231,17 @@ def _term(
         return SmoothTerm(smooth, covariates, flat, _prior(smooth, own, names), seen, raw)
     group = next(name for name in smooth.names if not isinstance(seen[name], tuple))
     factor, codes = factorise([group], table)
+    groups = _groups(smooth).tolist()
     term = RandomEffects(
-        codes, factor.levels, own, names, group, smooth.label, False, groups=_groups(smooth), scales=smooth.scales
+        codes,
+        factor.levels,
+        np.asarray(own),
+        names,
+        group,
+        smooth.label,
+        correlated=False,
+        groups=groups,
+        scales=smooth.scales,
     )
     return SmoothTerm(smooth, covariates, flat, term, seen, raw, factor)
 

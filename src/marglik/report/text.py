@@ -92,7 +92,7 @@ def tables(fit: Fit) -> list[Table]:
     out = [*_smooths(fit), _estimates("Hyperparameters", fit.hyperparameters, held(fit))]
     if isinstance(fit.model, LinearModel) and fit.model.n_flat:
         out.append(_estimates("Fixed effects", fit.fixed_effects, ()))
-    if not isinstance(fit.model, LinearModel):
+    if not isinstance(fit.model, LinearModel) and np.isfinite(fit.log_evidence):
         out.append(_sites(fit.posterior.sites))
     return [table for table in out if table.rows]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement, count, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,13 +118,15 @@ def _natural(base: NamedBasis, x: list[Array], label: str) -> tuple[Float[Array,
         )
     d, U = np.linalg.eigh(np.linalg.solve(R.T, np.linalg.solve(R.T, S).T))
     bent, free = np.linalg.solve(R, U[:, f:] / np.sqrt(d[f:])), np.linalg.solve(R, U[:, :f])
-    line = x[0] - x[0].mean() if len(x) == 1 else x[0] * 0
-    known = np.vander(line, f if len(x) == 1 else min(f, 1), increasing=True)
-    like = (base.design(x) @ free).T @ np.linalg.qr(known)[0]
-    free = free @ np.linalg.qr(np.column_stack([like, np.eye(f)]))[0]
-    n = len(x[0])
-    own = np.arange(f) if len(x) == 1 else np.minimum(np.arange(f), 1)
-    mean_square = np.mean((base.design(x) @ bent) ** 2)
-    return np.column_stack([bent / np.sqrt(mean_square), free * np.sqrt(n)]), np.append(
-        np.zeros(len(R) - f, int), 1 + own
-    )
+    known = _monomials(np.column_stack(x), f)
+    free = free @ np.linalg.qr((base.design(x) @ free).T @ np.linalg.qr(known)[0])[0]
+    bent /= np.sqrt(np.mean((base.design(x) @ bent) ** 2))
+    apart = np.arange(f) if len(x) == 1 else np.minimum(np.arange(f), 1)
+    return np.column_stack([bent, free * np.sqrt(len(known))]), np.append(np.zeros(len(R) - f, int), 1 + apart)
+
+
+def _monomials(X: Float[Array, "n d"], f: int) -> Float[Array, "n f"]:
+    """The first f, of ascending degree, in covariates that are centred and scaled."""
+    Z = (X - X.mean(axis=0)) / X.std(axis=0)
+    powers = (some for degree in count() for some in combinations_with_replacement(Z.T, degree))
+    return np.array([np.prod(some, axis=0) * np.ones(len(Z)) for some in islice(powers, f)]).reshape(f, len(Z)).T

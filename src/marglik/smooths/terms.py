@@ -16,6 +16,9 @@ from marglik.validate import did_you_mean
 if TYPE_CHECKING:
     from numpy import ndarray as Array
 
+SHRUNK = {"cs": "cr", "ts": "tp"}
+"""mgcv's bases whose penalty sees the straight line too, and those that they are made from."""
+
 
 def s(
     data: Mapping[str, Any],
@@ -198,11 +201,15 @@ def _each(value: Any, n: int, what: str, label: str) -> list[Any]:
     return list(value)
 
 
-def _kind(bs: str, label: str) -> type[NamedBasis]:
+def _kind(bs: str, label: str, option: str = "bs") -> type[NamedBasis]:
     known = NamedBasis.registry
+    if bs in SHRUNK:
+        raise ValueError(
+            f"{label} has {option}={bs!r}, shrinkage, which is {option}={SHRUNK[bs]!r} and select=True here."
+        )
     if bs not in known:
         raise ValueError(
-            f"{label} has bs={bs!r}, but the bases are {', '.join(sorted(known))}.{did_you_mean(bs, known)}"
+            f"{label} has {option}={bs!r}, but the bases are {', '.join(sorted(known))}.{did_you_mean(bs, known)}"
         )
     return known[bs]
 
@@ -215,7 +222,7 @@ def _check_curves(kind: type[NamedBasis], xt: str | None, by: str | None, label:
         return
     if by is not None:
         raise ValueError(f"{label} has bs={kind.bs!r}, whose curves nothing multiplies, and by={by!r}. Leave by out.")
-    base = _kind(xt or "tp", label)
+    base = _kind(xt or "tp", label, "xt")
     if not (base.marginal and base.centred):
         raise ValueError(f"{label} has xt={xt!r}, which has no curves. Use 'tp', 'cr', 'cc' or 'ps'.")
 

@@ -10,10 +10,10 @@ smooth.construct.turned.smooth.spec <- function(object, data, knots) {
   class(object) <- "fs.smooth.spec"
   object <- smooth.construct(object, data, knots)
   k <- ncol(object$Xb); f <- object$base$null.space.dim; free <- (k - f + 1):k
-  x <- data[[setdiff(object$term, object$fterm)[1]]]
-  one <- length(object$term) == 2
-  Q <- qr.Q(qr(outer(x - mean(x), 0:(if (one) f - 1 else 0), "^")))
-  U <- qr.Q(qr(cbind(crossprod(object$Xb[, free], Q), diag(f))))[, 1:f]
+  x <- scale(as.data.frame(data)[setdiff(object$term, object$fterm)], scale = FALSE)
+  one <- ncol(x) == 1
+  Q <- qr.Q(qr(if (one) outer(x[, 1], 0:(f - 1), "^") else cbind(1, x)))
+  U <- qr.Q(qr(crossprod(object$Xb[, free], Q)))
   object$Xb[, free] <- object$Xb[, free] %*% U
   object$X <- do.call(cbind, lapply(object$flev, function(l) object$Xb * (object$fac == l)))
   if (!one) {
@@ -57,7 +57,7 @@ out <- lapply(specs, function(s) {
   h <- run(s, at)
   c(s, list(score = unname(m$gcv.ubre[1]), sp = unname(m$sp), scale = m$reml.scale, edf = unname(sapply(m$smooth, function(p)
     sum(m$edf[p$first.para:p$last.para]))), fitted = unname(fitted(m)[1:12]),
-    at = list(sp = unname(at), score = unname(h$gcv.ubre[1]), scale = h$reml.scale, edf = unname(sum(h$edf)))))
+    at = list(sp = unname(at), score = unname(h$gcv.ubre[1]), scale = h$reml.scale, edf = unname(sum(h$edf)), intercept = unname(coef(h)[1]))))
 })
 version <- paste("R", getRversion(), ", mgcv", packageVersion("mgcv"))
 write(toJSON(list(software = version, rows = as.list(d), cases = out), digits = NA, auto_unbox = TRUE), "cases.json")
