@@ -414,12 +414,18 @@ def _check_independent(term: Any, rows: InMemory, n: int, learned: Collection[st
     """A scale and the noise are told apart by levels with several rows, or rows of unequal weight."""
     if noise is None or n < rows.n_observations or (rows.weights is not None and np.ptp(rows.weights) > 0):
         return
-    for scale, column in zip(term.reported_names, term.design.T, strict=True):
-        if scale in learned and np.ptp(np.abs(column)) == 0:
+    for scale, column in zip(_scales(term), term.design.T, strict=True):
+        if scale in learned and np.ptp(np.abs(column)) <= SAME * np.abs(column).max():
             raise ValueError(
                 f"Grouping factor {term.group!r} has as many levels as there are rows, {n}, so {scale} and {noise} "
                 f"cannot be told apart. Leave out {term.label}, or hold one of them: fixed={{{noise!r}: 1.0}}."
             )
+
+
+def _scales(term: Any) -> list[str]:
+    """The name of each coefficient's scale."""
+    m = len(term.coefficients)
+    return list(term.reported_names[:m]) if term.groups is None else [term.scales[i] for i in term.groups]
 
 
 def _check_correlated(term: Any, rows: InMemory, n: int, noise: str | None) -> None:
@@ -515,13 +521,13 @@ def _check_absorbed(first: Any, second: Any, learned: Collection[str]) -> None:
 def _check_left_over(term: Any, flat: Float[Array, "n f"]) -> None:
     """Some level has a column of the term that is no combination of the flat columns: |z|² > |Qᵀz|²."""
     Q = np.linalg.qr(flat)[0]
-    for name, column in zip(term.names, term.design.T, strict=True):
+    for name, scale, column in zip(term.names, _scales(term), term.design.T, strict=True):
         length = np.bincount(term.codes, column**2)
         explained = sum(np.bincount(term.codes, q * column) ** 2 for q in Q.T)
         if (length - explained <= COLLINEAR * length).all():
             raise ValueError(
                 f"The fixed effects hold {name!r} for every level of {term.group!r}, so nothing is left to learn "
-                f"sd({name} | {term.group}) from. Leave out {term.label}, or these fixed effects."
+                f"{scale} from. Leave out {term.label}, or these fixed effects."
             )
 
 

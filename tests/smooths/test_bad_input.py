@@ -41,7 +41,7 @@ BAD = [
     (s, ["x"], {"k": 2.5}, "s(x) has k=2.5, but k is a number of functions, a whole number above zero."),
     (s, ["x"], {"k": "5"}, "s(x) has k='5', but k is a number of functions, a whole number above zero."),
     (s, ["x"], {"bs": "cs"}, "s(x) has bs='cs', shrinkage, which is bs='cr' and select=True here."),
-    (s, ["x"], {"bs": "pz"}, "s(x) has bs='pz', but the bases are cc, cr, fs, ps, re, tp. Did you mean 'ps'"),
+    (s, ["x"], {"bs": "pz"}, "s(x) has bs='pz', but the bases are cc, cr, fs, ps, re, tp. Did you mean 'tp' or 'ps'?"),
     (
         s,
         ["x"],

@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import multivariate_normal
 
 import marglik
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.priors import Flat, RandomEffects, Ridge
 from marglik.smooths import s, te
+from marglik.testing import check_prior
 
 TRUTH = json.loads((Path(__file__).parents[1] / "data" / "gam_fs" / "cases.json").read_text())
 ROWS = pd.DataFrame(TRUTH["rows"])
 CASES = {f"{c['formula']}, {c['family']}, {c['method']}": c for c in TRUTH["cases"]}
-DATA = {name: ROWS[name].to_numpy() for name in ROWS}
+DATA = {name: ROWS[name].to_numpy() for name in ROWS} | {"one": np.ones(len(ROWS))}
 INFINITE = 1e8
 """mgcv's smoothing parameters beyond this stand for infinity, where it stops short."""
 
@@ -107,6 +109,17 @@ def test_level_by_level_is_the_dense_model():
     np.testing.assert_allclose(found.predict(), expected.predict(), rtol=0, atol=1e-8)
 
 
+def test_closed_form():
+    """y ~ N(1β, V), V_ij = Σ_k s_k² b_k(x_i)b_k(x_j) within a level, and noise."""
+    (smooth,) = s(DATA, "x", "g", bs="fs", k=4)
+    sd, noise, own, one = np.array([0.5, 1.0, 0.3]), 0.3, smooth.parts(DATA)[1], np.ones(len(ROWS))
+    V = (own * sd[smooth.basis.groups] ** 2) @ own.T * (DATA["g"][:, None] == DATA["g"]) + noise**2 * np.eye(len(own))
+    mean = one * (np.linalg.solve(V, DATA["y"]).sum() / np.linalg.solve(V, one).sum())
+    fit = marglik.fit("y ~ s(x, g, bs='fs', k=4)", ROWS, reml=False)
+    found = fit.log_evidence_at({**dict(zip(smooth.scales, sd, strict=True)), "sd(noise)": noise})
+    np.testing.assert_allclose(found, multivariate_normal(mean, V).logpdf(DATA["y"]), rtol=1e-11)
+
+
 @pytest.mark.parametrize("asked", [{"k": 6}, {"k": 6, "xt": "cr"}, {"k": 7, "m": 3}, {"xt": "cc"}, {"xt": "ps"}])
 def test_coordinates(asked):
     """bᵀSb is the curve's own roughness, what it does not see are powers, and both have mean square one."""
@@ -170,6 +183,19 @@ def test_beside_an_intercept_of_the_same_levels():
         marglik.fit("y ~ (1 | g) + s(x, g, bs='fs', k=5)", ROWS)
 
 
+def test_beside_fixed_effects_of_every_level():
+    with pytest.raises(
+        ValueError, match=r"nothing is left to learn sd\(s\(x, g\): null 1\) from\. Leave out s\(x, g\)"
+    ):
+        marglik.fit("y ~ g + s(x, g, bs='fs', k=5)", ROWS)
+
+
+def test_a_level_for_every_row():
+    rows = ROWS.assign(row=[f"r{i}" for i in range(len(ROWS))])
+    with pytest.raises(ValueError, match=r"so sd\(s\(x, row\): null 1\) and sd\(noise\) cannot be told apart"):
+        marglik.fit("y ~ s(x, row, bs='fs', k=5)", rows)
+
+
 def test_shared_scales_of_random_effects():
     """Coefficients that share a scale, against indicator columns in one ridge a scale."""
     codes = np.arange(len(ROWS)) % 5
@@ -183,6 +209,7 @@ def test_shared_scales_of_random_effects():
     found, expected = (marglik.fit(LinearModel(Gaussian(), one + t, DATA["y"])) for t in (term, ridge))
     np.testing.assert_allclose(found.log_evidence, expected.log_evidence, rtol=1e-11)
     np.testing.assert_allclose(estimates(found), estimates(expected), rtol=1e-5)
+    check_prior(term)
     theta, bar = np.array([0.7, 1.3]), np.arange(9.0).reshape(3, 3)
     slopes = [(bar * term.factor_jvp(theta, e)).sum() for e in np.eye(2)]
     np.testing.assert_allclose(term.factor_vjp(theta, bar), slopes, rtol=1e-14)
@@ -224,6 +251,7 @@ def test_shared_scales_that_cannot_be(options, sentence):
 
 
 BAD = [
+    (s, ["one", "g"], {"bs": "fs"}, "'one' is the same in every row, so s(one, g) has nothing to vary with. Leave it"),
     (s, ["x", "z"], {"bs": "fs"}, "s(x, z) with bs='fs' is a curve for each level, so it needs one categorical column"),
     (s, ["g"], {"bs": "fs"}, "s(g) with bs='fs' is a curve for each level, so it needs one categorical column beside "),
     (s, ["x", "g"], {"bs": "fs", "by": "z"}, "s(x, g) has bs='fs', whose curves nothing multiplies, and by='z'. Leave"),

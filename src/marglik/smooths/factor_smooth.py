@@ -86,6 +86,11 @@ class FactorSmooth(NamedBasis):
         place = words[0]
         names = tuple(name for i, name in enumerate(asked.names) if i != place)
         curve = [column for i, column in enumerate(x) if i != place]
+        same = [name for name, column in zip(names, curve, strict=True) if np.ptp(column) == 0]
+        if same:
+            raise ValueError(
+                f"{same[0]!r} is the same in every row, so {asked.label} has nothing to vary with. Leave it out."
+            )
         base = NamedBasis.registry[asked.xt or "tp"].of(curve, replace(asked, names=names, xt=None))
         return cls(base, *_natural(base, curve, asked.label), np.unique(x[place]), place)
 
