@@ -15,7 +15,7 @@ from scipy.special import ndtr, ndtri
 from marglik import tables
 from marglik.evidence import evaluate
 from marglik.evidence.variational import Variational
-from marglik.hyperparameters import Hyperparameters, Positive, Support
+from marglik.hyperparameters import Hyperparameters, Image, Positive, Support
 from marglik.hyperpriors import Hyperprior, JointHyperprior, hyperpriors
 from marglik.integration import MOST, Improper, Nodes, composite, gauss, grid, importance
 from marglik.learn import Located, Objective
@@ -154,10 +154,34 @@ class _Density:
 
     def theta(self, x: Float[Array, "k"]) -> Float[Array, "k"] | None:
         """θ; None where correlations form no covariance."""
-        try:
-            return self.names.vector(dict(zip(self.free, self.values(x).tolist(), strict=True)), self.base)
-        except ValueError:
+        values, theta, (own, places) = self.values(x), self.base.copy(), self._plain
+        if not np.isfinite(values).all():
             return None
+        theta[places] = values[own]
+        for place, image, reported, own, places in self._images:
+            reported = reported.copy()
+            reported[places] = values[own]
+            coordinates = image.coordinates(reported)
+            if coordinates is None:
+                return None
+            theta[place] = coordinates
+        return theta
+
+    @cached_property
+    def _plain(self) -> tuple[list[int], list[int]]:
+        """Which of the free are coordinates of θ, and where they lie there."""
+        own = [i for i, name in enumerate(self.free) if name in self.names.names]
+        return own, [self.names.index(self.free[i]) for i in own]
+
+    @cached_property
+    def _images(self) -> list[tuple[slice, Image, Array, list[int], list[int]]]:
+        """Of coordinates that are reported together: where they lie, what they report, and which of that is free."""
+        out = []
+        for place, image in self.names.images:
+            own = [i for i, name in enumerate(self.free) if name in image.names]
+            places = [image.names.index(self.free[i]) for i in own]
+            out += [(place, image, image.report(self.base[place]), own, places)] if own else []
+        return out
 
     def log_prior(self, x: Float[Array, "k"]) -> float:
         """With the Jacobian."""

@@ -42,8 +42,8 @@ Density: TypeAlias = Callable[[np.ndarray], float]
 
 EDGE = 14.0
 """A grid ends where the log density has dropped by so much: a share of 1e-6."""
-GRID = 45
-"""Points of the grid."""
+COARSE, FINEST, INTERPOLATED = 12, 89, 1e-4
+"""Points of the first grid and of the last: halved while a curve misses new ones by more, as a share of the peak."""
 ROUNDS, FEW = 8, 64
 """Rounds of draws that a proposal may learn from, and their number in each."""
 MANY, MOST_DRAWS = {1: 256, 2: 256, 3: 256, 4: 256, 5: 1024}, 4096
@@ -132,15 +132,17 @@ def grid(density: Density, centre: Float[Array, "1"], sd: float) -> Nodes:
             if abs(x - start) > FAR:
                 raise Improper(0, side)
     low, high = min(known), max(known)
-    even = np.linspace(low, high, GRID)
-    for x in even:
-        known.setdefault(float(x), log_p(np.array([x])))
-    points = np.array(sorted(known))
-    values = np.array([known[x] for x in points])
-    finite = np.isfinite(values)
-    top = values.max()
-    curve = CubicSpline(points[finite], values[finite] - top)
-    fine = np.linspace(low, high, 40 * GRID)
+    even, missed = np.linspace(low, high, COARSE), math.inf
+    _fill(log_p, known, even)
+    while missed > INTERPOLATED and len(even) < FINEST:
+        curve, top = _curve(known)
+        between = (even[1:] + even[:-1]) / 2
+        _fill(log_p, known, between)
+        found = np.array([known[x] for x in between])
+        missed = np.abs(np.exp(found - top) - np.exp(curve(between))).max()
+        even = np.sort(np.concatenate([even, between]))
+    curve, top = _curve(known)
+    fine = np.linspace(low, high, FINEST * 20)
     p = np.exp(curve(fine))
     total = _trapezoid(p, fine)
     mass = p / p.sum()
@@ -154,6 +156,20 @@ def grid(density: Density, centre: Float[Array, "1"], sd: float) -> Nodes:
         log_p.calls,
         "grid",
     )
+
+
+def _fill(log_p: Counted, known: dict[float, float], points: Float[Array, "n"]) -> None:
+    for x in map(float, points):
+        if x not in known:
+            known[x] = log_p(np.array([x]))
+
+
+def _curve(known: dict[float, float]) -> tuple[CubicSpline, float]:
+    """Through the finite values, less the highest."""
+    points = np.array(sorted(known))
+    values = np.array([known[x] for x in points])
+    finite, top = np.isfinite(values), float(values.max())
+    return CubicSpline(points[finite], values[finite] - top), top
 
 
 def gauss(x: Float[Array, "M"], w: Float[Array, "M"], n: int) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
@@ -265,8 +281,9 @@ class Surface:
 
 
 def _monomials(z: Float[Array, "N k"], powers: Sequence[tuple[int, ...]]) -> Float[Array, "N f"]:
-    near = _drawn_in(z)
-    return np.stack([np.prod(near ** np.array(p), axis=1) for p in powers], axis=1)
+    near = _drawn_in(z).T
+    known = [[column**d for d in range(max(map(max, powers)) + 1)] for column in near]
+    return np.stack([math.prod(column[d] for column, d in zip(known, p, strict=True)) for p in powers], axis=1)
 
 
 def _drawn_in(z: Float[Array, "N k"]) -> Float[Array, "N k"]:
