@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Modules stay compiled whatever the caller's shell says: many tests start a process of their own.
 export PYTHONDONTWRITEBYTECODE =
+# Tests run in two processes: a thread of BLAS for each.
+test slow: export OPENBLAS_NUM_THREADS = 1
 
 .PHONY: demo test slow check bench docs lock clean
 
