@@ -323,6 +323,7 @@ def test_two_modes_of_which_laplace_knows_one():
 
 
 def test_a_program_with_a_flat_site():
+    pytest.importorskip("numpyro")
     y = np.array([1.0, 2.5, 0.5])
     truth = -np.log(8 * np.pi) - np.log(3) / 2 - np.sum((y - y.mean()) ** 2) / 8
     agrees(marglik.fit(flat_mean, args=(y,), method="annealed")._evidence, truth)
