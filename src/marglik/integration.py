@@ -143,10 +143,10 @@ def grid(density: Density, centre: Float[Array, "1"], sd: float) -> Nodes:
         even = np.sort(np.concatenate([even, between]))
     curve, top = _curve(known)
     fine = np.linspace(low, high, FINEST * 20)
-    p = np.exp(curve(fine))
-    total = _trapezoid(p, fine)
-    mass = p / p.sum()
-    weights = np.exp(curve(even))
+    mass = np.exp(curve(fine))
+    mass /= mass.sum()
+    weights = np.exp(np.array([known[x] for x in even]) - top)
+    total = _trapezoid(weights, even)
     return Nodes(
         even[:, None],
         weights / weights.sum(),
