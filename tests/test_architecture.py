@@ -17,7 +17,9 @@ LAYERS = [  # a module imports from layers before its own alone
     {"supports"},
     {
         "",
-        "bases",
+        "gaussian",
+        "posterior",
+        "gaussian.bases",
         "hyperparameters",
         "lags",
         "linalg",
@@ -38,7 +40,7 @@ LAYERS = [  # a module imports from layers before its own alone
         "likelihoods.base",
         "likelihoods.links",
         "priors.base",
-        "spectrum",
+        "gaussian.spectrum",
         "hyperpriors",
     }
     | {"interfaces.calls", "interfaces.data", "interfaces.factors", "interfaces.groups"},
@@ -56,9 +58,9 @@ LAYERS = [  # a module imports from layers before its own alone
     {"likelihoods", "priors", "smooths.knots"},
     {
         "expansion",
-        "gram",
-        "levels",
-        "components",
+        "gaussian.gram",
+        "gaussian.levels",
+        "gaussian.components",
         "paths",
         "thin",
         "report.tour",
@@ -68,10 +70,17 @@ LAYERS = [  # a module imports from layers before its own alone
     | {f"smooths.{basis}" for basis in ("cubic", "factor_smooth", "p_spline", "random_effect", "thin_plate")},
     {"integrand"},
     {"model", "interfaces.families", "interfaces.response", "smooths.smooth", "smooths.tensor"},
-    {"posterior", "prediction", "projection", "simulation", "solvers", "smooths.terms"},
+    {
+        "posterior.base",
+        "posterior.prediction",
+        "gaussian.projection",
+        "simulation",
+        "gaussian.solvers",
+        "smooths.terms",
+    },
     {"evidence.base", "evidence.nodes", "evidence.tempering", "evidence.noiseless", "newrows"}
-    | {"mixed_posterior", "scales_posterior", "wide_posterior"},
-    {"evidence.held", "evidence.slopes", "rows_posterior"},
+    | {"posterior.mixed", "posterior.scales", "posterior.wide"},
+    {"evidence.held", "evidence.slopes", "posterior.rows"},
     {"evidence.scoring"},
     {
         "evidence.fields",

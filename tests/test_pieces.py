@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 import marglik
-from marglik import gram
+from marglik.gaussian import gram
+from marglik.gaussian.spectrum import Residuals
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.pieces import Pieces, Polynomials, _cells, joint_gram, worthwhile
 from marglik.priors import Flat, Ridge
 from marglik.rows import InMemory
 from marglik.smooths import s
-from marglik.spectrum import Residuals
 
 N = 500
 rng = np.random.default_rng(8)

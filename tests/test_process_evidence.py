@@ -8,14 +8,14 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 import marglik
 from marglik.evidence import kernels, mixed
+from marglik.gaussian.projection import Projection
 from marglik.likelihoods import Gaussian
-from marglik.mixed_posterior import MixedPosterior
 from marglik.model import LinearModel
 from marglik.newrows import own_rows
-from marglik.prediction import linear_predictor
+from marglik.posterior.mixed import MixedPosterior
+from marglik.posterior.prediction import linear_predictor
+from marglik.posterior.rows import RowsPosterior
 from marglik.priors import Flat, GaussianProcess, Ridge
-from marglik.projection import Projection
-from marglik.rows_posterior import RowsPosterior
 
 rng = np.random.default_rng(5)
 X = rng.uniform(0, 4, (60, 2))

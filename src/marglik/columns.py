@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-    from marglik.levels import Grouping
+    from marglik.gaussian.levels import Grouping
     from marglik.linalg import Scaling
     from marglik.rows import InMemory
 

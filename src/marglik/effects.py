@@ -11,7 +11,7 @@ from scipy.special import ndtri
 
 from marglik import learn
 from marglik.model import LinearModel
-from marglik.posterior import NewRows, TermPosterior
+from marglik.posterior.base import NewRows, TermPosterior
 from marglik.validate import Unsupported
 
 if TYPE_CHECKING:

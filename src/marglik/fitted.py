@@ -15,12 +15,12 @@ from marglik.check import Check, checked
 from marglik.evidence import Evidence, EvidenceMethod, evaluate
 from marglik.model import LinearModel, Model
 from marglik.newrows import Source, rows_to_predict
-from marglik.posterior import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
-from marglik.prediction import linear_predictor, one_of, predicted
+from marglik.posterior.base import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
+from marglik.posterior.prediction import linear_predictor, one_of, predicted
+from marglik.posterior.wide import widened
 from marglik.simulation import simulate
 from marglik.targets import TargetsPosterior, one
 from marglik.validate import Unsupported
-from marglik.wide_posterior import widened
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from marglik.evidence.densities import GroupDensities
     from marglik.hyperpriors import JointHyperprior
-    from marglik.posterior import Gaussian
+    from marglik.posterior.base import Gaussian
 
 
 class Model(ABC):

@@ -21,7 +21,7 @@ from marglik.integration import MOST, Improper, Nodes, composite, gauss, grid, i
 from marglik.learn import Located, Objective
 from marglik.model import LinearModel
 from marglik.newrows import rows_to_predict
-from marglik.prediction import averaged, one_of
+from marglik.posterior.prediction import averaged, one_of
 from marglik.validate import Unsupported
 
 if TYPE_CHECKING:

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from marglik import gram
 from marglik.columns import Columns, Factor, in_columns
-from marglik.components import Component, components
 from marglik.expansion import LinearExpansion
+from marglik.gaussian import gram
+from marglik.gaussian.components import Component, components
+from marglik.gaussian.levels import Grouping, LevelSums, sum_levels
+from marglik.gaussian.spectrum import Residuals, Spectrum, reduce
 from marglik.hyperparameters import Hyperparameter, Hyperparameters, Real
 from marglik.integrand import Model
-from marglik.levels import Grouping, LevelSums, sum_levels
 from marglik.likelihoods import Likelihood
 from marglik.linalg import Arrow, Scaling
 from marglik.paths import linear_path
 from marglik.pieces import worthwhile
 from marglik.priors import Prior, Ridge, Term
 from marglik.rows import InMemory
-from marglik.spectrum import Residuals, Spectrum, reduce
 from marglik.thin import thinned
 from marglik.validate import (
     check_design,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.gram import Gram
+    from marglik.gaussian.gram import Gram
 
 
 __all__ = ["FlatBasis", "LinearModel", "Model"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from marglik.posterior import NewRows
+from marglik.posterior.base import NewRows
 from marglik.validate import check_codes, check_effects, listed
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from marglik.expansion import LinearExpansion
     from marglik.model import LinearModel
-    from marglik.posterior import Gaussian
+    from marglik.posterior.base import Gaussian
 
 ENTRIES = 1 << 14
 """So many linear predictors are computed at a time: what lies in a processor's cache is done three times as fast."""

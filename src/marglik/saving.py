@@ -24,7 +24,7 @@ from marglik.fitted import Fit, Unsupported
 from marglik.interfaces import formula
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
-from marglik.posterior import Gaussian
+from marglik.posterior.base import Gaussian
 from marglik.priors import Prior, RandomEffects, Term
 from marglik.rows import InMemory
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from marglik.model import LinearModel
-    from marglik.posterior import TermPosterior
+    from marglik.posterior.base import TermPosterior
 
 NORMAL_975 = 1.959963984540054
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marglik.learn import Found, Located, Objective, Optimum
-from marglik.posterior import Gaussian, TermPosterior
+from marglik.posterior.base import Gaussian, TermPosterior
 
 if TYPE_CHECKING:
     from jaxtyping import Bool

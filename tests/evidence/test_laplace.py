@@ -11,7 +11,7 @@ from marglik.evidence.laplace import Newton
 from marglik.fitting import fit_model
 from marglik.likelihoods import Bernoulli, Likelihood, Poisson
 from marglik.model import LinearModel
-from marglik.posterior import Gaussian
+from marglik.posterior.base import Gaussian
 from marglik.priors import Flat, Prior, RandomEffects, Ridge
 from marglik.rows import InMemory
 from marglik.testing import check_evidence, derivative

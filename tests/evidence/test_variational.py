@@ -16,7 +16,7 @@ from marglik.evidence import Exact, Laplace, Variational, evaluate
 from marglik.interfaces.cli import main
 from marglik.likelihoods import Bernoulli, Binomial, Gaussian, Likelihood, Poisson
 from marglik.model import LinearModel
-from marglik.posterior import Gaussian as Normal
+from marglik.posterior.base import Gaussian as Normal
 from marglik.priors import Flat, RandomEffects, Ridge
 from marglik.rows import InMemory
 from marglik.testing import check_evidence

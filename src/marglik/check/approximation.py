@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from marglik.evidence import Evidence
     from marglik.learn import Found
     from marglik.model import Model
-    from marglik.posterior import Gaussian
+    from marglik.posterior.base import Gaussian
 
 GOOD, USABLE = 0.05, 0.5
 """Gaps in nats below which an approximation is good, and usable."""

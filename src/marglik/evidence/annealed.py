@@ -11,7 +11,7 @@ import numpy as np
 from marglik.evidence import tempering
 from marglik.evidence.base import Evidence, EvidenceMethod
 from marglik.evidence.laplace import Laplace
-from marglik.posterior import Gaussian
+from marglik.posterior.base import Gaussian
 
 if TYPE_CHECKING:
     from jaxtyping import Float

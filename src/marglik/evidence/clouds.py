@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
     from marglik.evidence.densities import Densities
-    from marglik.posterior import Gaussian
+    from marglik.posterior.base import Gaussian
 
 SPENT = 0.3
 """Draws whose effective number falls below this share of what it was where they were drawn are not held any longer."""

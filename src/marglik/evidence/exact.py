@@ -9,11 +9,11 @@ import numpy as np
 
 from marglik.evidence import fields, kernels, mixed, scales, spectral
 from marglik.evidence.base import EvidenceMethod, Peak
-from marglik.mixed_posterior import MixedPosterior
-from marglik.posterior import SpectralPosterior
-from marglik.projection import Projection
-from marglik.rows_posterior import RowsPosterior
-from marglik.scales_posterior import ScalesPosterior
+from marglik.gaussian.projection import Projection
+from marglik.posterior.base import SpectralPosterior
+from marglik.posterior.mixed import MixedPosterior
+from marglik.posterior.rows import RowsPosterior
+from marglik.posterior.scales import ScalesPosterior
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from marglik.evidence.base import Evidence
-from marglik.levels import product
+from marglik.gaussian.levels import product
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import cholesky
 

@@ -19,7 +19,7 @@ from marglik.evidence.quadrature import Marginal
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import NotPositiveDefinite
 from marglik.model import LinearModel
-from marglik.posterior import Gaussian
+from marglik.posterior.base import Gaussian
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -13,7 +13,7 @@ from marglik.evidence.scoring import interior_maximum
 from marglik.evidence.slopes import Slopes
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import NotPositiveDefinite
-from marglik.posterior import Gaussian
+from marglik.posterior.base import Gaussian
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array

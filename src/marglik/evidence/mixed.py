@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from marglik.evidence.base import Evidence
-from marglik.projection import Moments, Projection
+from marglik.gaussian.projection import Moments, Projection
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -47,7 +47,7 @@ from marglik.evidence.scoring import interior_maximum
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import Arrow, NotPositiveDefinite, Scaling, cholesky, cholesky_inverse, solve_lower
 from marglik.model import LinearModel
-from marglik.posterior import Gaussian
+from marglik.posterior.base import Gaussian
 from marglik.validate import listed
 
 if TYPE_CHECKING:

@@ -30,13 +30,13 @@ import numpy as np
 from scipy.linalg import blas, lapack
 
 from marglik.evidence import noiseless
-from marglik.solvers import solver
+from marglik.gaussian.solvers import solver
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from numpy import ndarray as Array
 
-    from marglik.gram import Gram
+    from marglik.gaussian.gram import Gram
 
 RADIUS, FARTHEST = 2.0, 8.0
 """First trust radius, and the largest, in logarithms of ratios."""

@@ -2,7 +2,7 @@
 """The exact evidence of several scales over dense columns, and its maximum for every target.
 
 With a_k = s_k² the variances of the scales and then of the noise, V = Σ a_k K_k and P = V⁻¹ where flat columns have
-been projected out (`marglik.gram`),
+been projected out (`marglik.gaussian.gram`),
 
     log p(y|θ) = −½ [ (n − f) log 2π + log|V| + yᵀPy ] + const
     ∂/∂a_k = ½ (yᵀPK_kPy − tr PK_k),    ∂²/∂a_k∂a_l = ½ tr PK_kPK_l − yᵀPK_kPK_lPy
@@ -26,18 +26,18 @@ from scipy.special import lambertw
 
 from marglik.evidence import relevance
 from marglik.evidence.base import Evidence
+from marglik.gaussian.solvers import solver
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import NotPositiveDefinite
-from marglik.scales_posterior import ScalesPosterior
-from marglik.solvers import solver
+from marglik.posterior.scales import ScalesPosterior
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray as Array
 
-    from marglik.gram import Gram
+    from marglik.gaussian.gram import Gram
+    from marglik.gaussian.solvers import Solver
     from marglik.model import LinearModel
-    from marglik.solvers import Solver
 
 MAX_ROUNDS = 200
 RADIUS, FARTHEST = 2.0, 8.0

@@ -26,7 +26,7 @@ from marglik.evidence.slopes import Slopes
 from marglik.hyperparameters import Positive
 from marglik.linalg import Arrow
 from marglik.model import LinearModel
-from marglik.posterior import Gaussian
+from marglik.posterior.base import Gaussian
 from marglik.progress import tell
 
 if TYPE_CHECKING:

@@ -18,15 +18,15 @@ import numpy as np
 
 from marglik.evidence.base import Evidence
 from marglik.likelihoods import LOG_2PI
-from marglik.posterior import SpectralPosterior
+from marglik.posterior.base import SpectralPosterior
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.bases import Ridged
+    from marglik.gaussian.bases import Ridged
+    from marglik.gaussian.spectrum import Spectrum
     from marglik.model import LinearModel
-    from marglik.spectrum import Spectrum
 
 Values = Any
 """A number, or an array with one for each target."""

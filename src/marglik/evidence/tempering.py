@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 
 from marglik.linalg import Arrow
 from marglik.paths import Along, Leap, Path
-from marglik.posterior import Gaussian
+from marglik.posterior.base import Gaussian
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

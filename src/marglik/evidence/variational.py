@@ -34,7 +34,7 @@ from marglik.likelihoods import LOG_2PI
 from marglik.likelihoods.averages import Averaged
 from marglik.linalg import NotPositiveDefinite
 from marglik.model import LinearModel, Model
-from marglik.posterior import Gaussian
+from marglik.posterior.base import Gaussian
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -29,7 +29,7 @@ from marglik.interfaces.response import respond
 from marglik.interfaces.special import Special
 from marglik.interfaces.special import terms as special_terms
 from marglik.model import LinearModel
-from marglik.posterior import NewRows
+from marglik.posterior.base import NewRows
 from marglik.priors import Flat, Prior, RandomEffects, Ridge, Term
 from marglik.rows import InMemory
 from marglik.validate import Collinear, check_nonzero, did_you_mean, listed

@@ -16,7 +16,7 @@ from marglik.interfaces.families import likelihood_of
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
 from marglik.newrows import rows_to_predict
-from marglik.prediction import averaged
+from marglik.posterior.prediction import averaged
 from marglik.priors import Flat, GaussianProcess, Prior
 from marglik.rows import InMemory
 from marglik.validate import FittedExactly

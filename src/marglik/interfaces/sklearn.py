@@ -16,8 +16,8 @@ from marglik.interfaces.families import likelihood_of
 from marglik.interfaces.groups import parse, side_by_side
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
-from marglik.posterior import NewRows
-from marglik.prediction import averaged
+from marglik.posterior.base import NewRows
+from marglik.posterior.prediction import averaged
 from marglik.priors import Flat, Prior, Ridge
 from marglik.rows import InMemory
 from marglik.validate import check_response

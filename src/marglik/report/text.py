@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from marglik.fitted import Fit
-    from marglik.posterior import Site
+    from marglik.posterior.base import Site
 
 WIDTH = 80
 MOST_ROWS = 40

@@ -13,7 +13,7 @@ from marglik.evidence.base import Evidence, EvidenceMethod, evaluate
 from marglik.hyperparameters import Hyperparameters
 from marglik.likelihoods import LOG_2PI
 from marglik.model import LinearModel, Model
-from marglik.posterior import Gaussian, TermPosterior
+from marglik.posterior.base import Gaussian, TermPosterior
 from marglik.testing.numbers import agree, derivative, require
 
 if TYPE_CHECKING:

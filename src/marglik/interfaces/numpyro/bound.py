@@ -42,7 +42,7 @@ from marglik.interfaces.numpyro.compiling import Staged, x64
 from marglik.interfaces.numpyro.guides import Guide, guide_of
 from marglik.interfaces.numpyro.stochastic import climbed
 from marglik.linalg import Arrow, NotPositiveDefinite
-from marglik.posterior import Gaussian
+from marglik.posterior.base import Gaussian
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.posterior import Gaussian
+    from marglik.posterior.base import Gaussian
 
 DRAWS = 4000
 """Of a user's guide, for its mean and covariance."""

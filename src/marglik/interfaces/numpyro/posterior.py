@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from marglik.interfaces.numpyro.density import Densities
-from marglik.posterior import Gaussian, Posterior, Site
+from marglik.posterior.base import Gaussian, Posterior, Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -28,7 +28,7 @@ from marglik.likelihoods import LOG_2PI
 from marglik.linalg import Arrow
 from marglik.model import Model
 from marglik.paths import Along, Leap, Path, alternate
-from marglik.posterior import Gaussian
+from marglik.posterior.base import Gaussian
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from marglik.components import square, times
+from marglik.gaussian.components import square, times
+from marglik.gaussian.projection import Moments, Projection, padded
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import cholesky, level_blocks, solve_lower
-from marglik.posterior import TermPosterior, level_sds, mixed
-from marglik.projection import Moments, Projection, padded
+from marglik.posterior.base import TermPosterior, level_sds, mixed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.levels import Grouping
+    from marglik.gaussian.levels import Grouping
     from marglik.priors import Term
 
 CHUNK = 4_000_000

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from marglik.components import square
-from marglik.levels import blockwise, product
+from marglik.gaussian.components import square
+from marglik.gaussian.levels import blockwise, product
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import NotPositiveDefinite, cholesky, cholesky_inverse, solve_lower
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.components import Component
-    from marglik.levels import LevelSums, Shrunk
+    from marglik.gaussian.components import Component
+    from marglik.gaussian.levels import LevelSums, Shrunk
     from marglik.model import LinearModel
 
 NEAR_SINGULAR = 1e-6

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from marglik.levels import DenseCross, Grouping, blockwise, product
+from marglik.gaussian.levels import DenseCross, Grouping, blockwise, product
 
 RNG = np.random.default_rng(0)
 CODES = {

@@ -7,9 +7,9 @@ from functools import cached_property
 import numpy as np
 import pytest
 
-from marglik import solvers
-from marglik.solvers import Dual, Primal, solver
-from test_gram import projector, reduced
+from gaussian.test_gram import projector, reduced
+from marglik.gaussian import solvers
+from marglik.gaussian.solvers import Dual, Primal, solver
 from truth import DIGITS, _decimal, _inverse
 
 N = 9

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from marglik.mixed_posterior import MixedPosterior
-from marglik.posterior import TermPosterior
-from marglik.projection import Projection
+from marglik.gaussian.projection import Projection
+from marglik.posterior.base import TermPosterior
+from marglik.posterior.mixed import MixedPosterior
 
 if TYPE_CHECKING:
     from marglik.evidence.kernels import At

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.levels import Grouping
+    from marglik.gaussian.levels import Grouping
+    from marglik.gaussian.spectrum import Spectrum
     from marglik.model import LinearModel
     from marglik.priors import Term
-    from marglik.spectrum import Spectrum
 
 
 @dataclass(frozen=True, eq=False)

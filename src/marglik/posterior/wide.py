@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from marglik.posterior import NewRows, TermPosterior
+from marglik.posterior.base import NewRows, TermPosterior
 from marglik.priors import Ridge
 from marglik.thin import Basis, thinned
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
     from marglik.model import LinearModel
-    from marglik.posterior import ArrowPosterior
+    from marglik.posterior.base import ArrowPosterior
 
 
 @dataclass(frozen=True, eq=False)

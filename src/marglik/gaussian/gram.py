@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
+    from marglik.gaussian.spectrum import Residuals
     from marglik.pieces import Pieces
-    from marglik.spectrum import Residuals
 
 KEPT = 1e-2
 """If projecting flat columns out leaves less than this share of a column's square, project first and multiply then."""

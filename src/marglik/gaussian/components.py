@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray as Array
 
-    from marglik.levels import LevelSums
+    from marglik.gaussian.levels import LevelSums
     from marglik.priors import Term
 
 

@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from marglik import gram
-from marglik.spectrum import Residuals
+from marglik.gaussian import gram
+from marglik.gaussian.spectrum import Residuals
 
 
 def flat_basis(F):

@@ -231,7 +231,7 @@ class Tridiagonal(Basis):
     norms
         1/‖T⁻¹‖ and ‖T‖, after Frobenius.
     lifted
-        The eigenvalue of A's null space, and how many times it occurs there; see `marglik.spectrum.Projected`.
+        The eigenvalue of A's null space, and how many times it occurs there; see `marglik.gaussian.spectrum.Projected`.
     """
 
     diagonal: Float[Array, "m"]

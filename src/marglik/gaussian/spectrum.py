@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.linalg import blas, lapack
 
-from marglik.bases import Basis, Eigen, tridiagonal
+from marglik.gaussian.bases import Basis, Eigen, tridiagonal
 from marglik.linalg import solve_upper
 
 if TYPE_CHECKING:

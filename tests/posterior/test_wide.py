@@ -8,7 +8,7 @@ from marglik.evidence import Laplace
 from marglik.fitting import fit_model
 from marglik.likelihoods import Poisson
 from marglik.model import LinearModel
-from marglik.posterior import NewRows
+from marglik.posterior.base import NewRows
 from marglik.priors import Flat, Ridge
 from marglik.rows import InMemory
 

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from marglik.bases import Eigen, Tridiagonal
+from marglik.gaussian.bases import Eigen, Tridiagonal
 from marglik.likelihoods import Gaussian
 from marglik.model import LinearModel
 from marglik.priors import Flat, Ridge

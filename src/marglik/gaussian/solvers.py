@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.linalg import blas, lapack
 
-from marglik.gram import lower_gram, symmetric
+from marglik.gaussian.gram import lower_gram, symmetric
 from marglik.linalg import NotPositiveDefinite, cholesky
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-    from marglik.gram import Gram
+    from marglik.gaussian.gram import Gram
 
 CLOSE = 1e-6
 """Below this share of y's square, what the columns leave is computed from the rows: a difference would cost digits."""

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from marglik.bases import tridiagonal
+from marglik.gaussian.bases import tridiagonal
 
 LAMBDAS = np.geomspace(1e-6, 1e12, 7)
 

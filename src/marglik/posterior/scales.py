@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import blas
 
+from marglik.gaussian.solvers import solver
 from marglik.likelihoods import LOG_2PI
 from marglik.linalg import cholesky, solve_upper
-from marglik.posterior import TermPosterior
-from marglik.solvers import solver
+from marglik.posterior.base import TermPosterior
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from marglik.gram import Gram
+    from marglik.gaussian.gram import Gram
+    from marglik.gaussian.solvers import Solver
     from marglik.model import LinearModel
     from marglik.priors import Term
-    from marglik.solvers import Solver
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a Gaussian model keeps of its rows, and its linear algebra for every θ."""
