@@ -18,6 +18,7 @@ from marglik.linalg import Arrow
 from marglik.model import LinearModel
 from marglik.paths import Along, Leap
 from marglik.paths import Path as PathOfDensities
+from marglik.posterior.base import Gaussian as GaussianPosterior
 from marglik.priors import Flat, RandomEffects, Ridge
 from marglik.priors import Gaussian as GivenGaussian
 from marglik.rows import InMemory
@@ -79,7 +80,7 @@ def test_densities_of_many_weights_are_those_of_each(name, structure):
     weights = rng.uniform(0.5, 2, 9)
     model = LinearModel(likelihood, prior, InMemory(y, weights=weights, offset=np.full(9, 0.1)))
     W = 0.5 * rng.standard_normal((3, model.n_weights))
-    mode = marglik.posterior.Gaussian(W[0], model.at(W[0], theta).neg_hessian.plus_shift(50.0))
+    mode = GaussianPosterior(W[0], model.at(W[0], theta).neg_hessian.plus_shift(50.0))
     for path in filter(None, (model.path(theta), model.path(theta, mode))):
         here = path.at(W, 0.3)
         for i, w in enumerate(W):
@@ -117,7 +118,7 @@ def test_halves_are_a_density_and_draws_follow_it():
 @pytest.mark.parametrize("start", ["prior", "gaussian", "halves"])
 def test_compiled_trajectories_are_those_of_numpy(start):
     model, rng = program_of(rosenbrock), np.random.default_rng(0)
-    near = marglik.posterior.Gaussian(np.array([0.2, 0.1]), Arrow.dense(np.array([[2.0, 0.5], [0.5, 3.0]])))
+    near = GaussianPosterior(np.array([0.2, 0.1]), Arrow.dense(np.array([[2.0, 0.5], [0.5, 3.0]])))
     path = model.path(NONE, None if start == "prior" else near, start != "gaussian")
     W, z, t = 0.1 * rng.standard_normal((7, 2)), rng.standard_normal((7, 2)), 0.3
     leap = Leap(t, rng.uniform(0.01, 0.05, (7, 1)), np.array([[0.2, 0.0], [0.1, 0.3]]), 5)
