@@ -178,22 +178,28 @@ class Triangle(Image):
 
     def coordinates(self, values: Float[Array, "r"]) -> Float[Array, "k"] | None:
         """θ for given standard deviations and correlations; None where they are no covariance."""
-        m, (i, j) = self.size, self.pairs
-        R = np.eye(m)
-        R[i, j] = R[j, i] = np.nan_to_num(values[m:])
-        d, U = np.linalg.eigh(R)
-        if d[0] < -1e-9:
-            return None
-        root = U * np.sqrt(np.maximum(d, 0)) * values[:m, None]
-        root = (root if self.mixing is None else np.linalg.solve(self.mixing, root))[list(self.order)]
-        size = np.maximum(np.sqrt((root**2).sum(axis=1, keepdims=True)), 1e-300)
-        L = np.linalg.qr((root / size).T)[1].T
-        return self._read(L * np.where(L.diagonal() < 0, -1, 1) * size)
+        found = self.each(values[None])[0]
+        return None if np.isnan(found).any() else found
 
-    def _read(self, L: Float[Array, "m m"]) -> Float[Array, "k"]:
+    def each(self, values: Float[Array, "N r"]) -> Float[Array, "N k"]:
+        """The same of several; NaN where there is none."""
+        m, (i, j) = self.size, self.pairs
+        R = np.tile(np.eye(m), (len(values), 1, 1))
+        R[:, i, j] = R[:, j, i] = np.nan_to_num(values[:, m:])
+        d, U = np.linalg.eigh(R)
+        root = U * np.sqrt(np.maximum(d, 0))[:, None] * values[:, :m, None]
+        root = (root if self.mixing is None else np.linalg.solve(self.mixing, root))[:, list(self.order)]
+        size = np.maximum(np.sqrt((root**2).sum(axis=2, keepdims=True)), 1e-300)
+        L = np.linalg.qr((root / size).transpose(0, 2, 1))[1].transpose(0, 2, 1)
+        signs = np.where(np.diagonal(L, axis1=1, axis2=2) < 0, -1, 1)
+        return np.where(d[:, :1] < -1e-9, np.nan, self._read(L * signs[:, None] * size))
+
+    def _read(self, L: Float[Array, "*N m m"]) -> Float[Array, "*N k"]:
         """θ from L with rows in order; a row that is held has its length."""
         held = self.held_correlation is not None
-        return np.array([np.hypot(*L[1, :2]) if held and e == (1, 1) else L[e] for e in self.entries])
+        entry = lambda i, j: L[..., i, j]  # noqa: E731
+        read = [np.hypot(entry(1, 0), entry(1, 1)) if held and e == (1, 1) else entry(*e) for e in self.entries]
+        return np.stack(read, axis=-1)
 
     def given(self, held: Bool[Array, "k"]) -> Bool[Array, "r"]:
         """Which of the reported are held, from which coordinates are: all; the first scale; a held correlation."""

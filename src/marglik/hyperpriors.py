@@ -211,7 +211,7 @@ def _given(name: str, prior: Any) -> Hyperprior:
             "with logpdf, such as marglik.half_normal(1.0)."
         )
     if not hasattr(prior, "dist"):
-        return Hyperprior(log_density, "as given", proper=hasattr(prior, "logpdf"))
+        return Hyperprior(np.vectorize(log_density, otypes=[float]), "as given", proper=hasattr(prior, "logpdf"))
     settings = ", ".join([*map(str, prior.args), *(f"{key}={value:.6g}" for key, value in prior.kwds.items())])
     return Hyperprior(log_density, f"{prior.dist.name}({settings})", proper=True)
 

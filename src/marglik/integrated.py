@@ -15,7 +15,7 @@ from scipy.special import ndtr, ndtri
 from marglik import tables
 from marglik.evidence import evaluate
 from marglik.evidence.variational import Variational
-from marglik.hyperparameters import Hyperparameters, Image, Positive, Support
+from marglik.hyperparameters import Hyperparameters, Positive, Support, Triangle
 from marglik.hyperpriors import Hyperprior, JointHyperprior, hyperpriors
 from marglik.integration import MOST, Improper, Nodes, composite, gauss, grid, importance
 from marglik.learn import Located, Objective
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 KEPT, SLIGHT = 40, 2e-3
 """Values of θ at which weights are looked at; those with a smaller share of the largest weight are not."""
-STEP, MASS, FEWEST = 0.35, 1e-4, 7
+STEP, MASS, FEWEST = 0.35, 1e-4, 5
 """Where there is one hyperparameter they are looked at by a Gauss rule, with a node for so many units of log s, … that
 this share of the mass lies beyond on either side, and so many nodes at least."""
-BEYOND = 12.0
-"""How far out on the logarithmic scale the tail of a prior that is not proper is tried."""
+BEYOND, FURTHER = 8.0, 0.25
+"""How far out on the logarithmic scale the tail of a prior that is not proper is tried, and by what step."""
 FALLS = -0.3
 """The least slope there of the log density of log s: with three levels it is −1, with two 0."""
 
@@ -152,19 +152,15 @@ class _Density:
         columns = [s.from_unconstrained(x[..., i]) for i, s in enumerate(self.supports)]
         return np.stack(columns, axis=-1)
 
-    def theta(self, x: Float[Array, "k"]) -> Float[Array, "k"] | None:
-        """θ; None where correlations form no covariance."""
-        values, theta, (own, places) = self.values(x), self.base.copy(), self._plain
-        if not np.isfinite(values).all():
-            return None
-        theta[places] = values[own]
-        for place, image, reported, own, places in self._images:
-            reported = reported.copy()
-            reported[places] = values[own]
-            coordinates = image.coordinates(reported)
-            if coordinates is None:
-                return None
-            theta[place] = coordinates
+    def theta(self, x: Float[Array, "N k"]) -> Float[Array, "N K"]:
+        """θ; NaN where correlations form no covariance."""
+        values, (own, places) = self.values(x), self._plain
+        theta = np.tile(self.base, (len(x), 1))
+        theta[:, places] = values[:, own]
+        for place, triangle, reported, own, places in self._triangles:
+            reported = np.tile(reported, (len(x), 1))
+            reported[:, places] = values[:, own]
+            theta[:, place] = triangle.each(reported)
         return theta
 
     @cached_property
@@ -174,46 +170,49 @@ class _Density:
         return own, [self.names.index(self.free[i]) for i in own]
 
     @cached_property
-    def _images(self) -> list[tuple[slice, Image, Array, list[int], list[int]]]:
+    def _triangles(self) -> list[tuple[slice, Triangle, Array, list[int], list[int]]]:
         """Of coordinates that are reported together: where they lie, what they report, and which of that is free."""
         out = []
-        for place, image in self.names.images:
-            own = [i for i, name in enumerate(self.free) if name in image.names]
-            places = [image.names.index(self.free[i]) for i in own]
-            out += [(place, image, image.report(self.base[place]), own, places)] if own else []
+        for place, triangle in self.names.triangles:
+            own = [i for i, name in enumerate(self.free) if name in triangle.names]
+            places = [triangle.names.index(self.free[i]) for i in own]
+            out += [(place, triangle, triangle.report(self.base[place]), own, places)] if own else []
         return out
 
-    def log_prior(self, x: Float[Array, "k"]) -> float:
+    def log_prior(self, x: Float[Array, "N k"]) -> Float[Array, "N"]:
         """With the Jacobian."""
-        values, total = self.values(x), 0.0
+        total = np.zeros(len(x))
         if self.joint:
-            theta = self.theta(x)
-            total = -math.inf if theta is None else sum(own.log_density(theta) for own in self.joint)
-        for value, support, name in zip(values, self.supports, self.free, strict=True):
+            known = [
+                -math.inf if np.isnan(t).any() else sum(p.log_density(t) for p in self.joint) for t in self.theta(x)
+            ]
+            total += known
+        for values, support, name in zip(self.values(x).T, self.supports, self.free, strict=True):
             with np.errstate(divide="ignore"):
-                total += float(self.priors[name].log_density(value)) + float(
-                    np.log(np.abs(support.derivatives(np.asarray(value))[0]))
-                )
+                total += self.priors[name].log_density(values) + np.log(np.abs(support.derivatives(values)[0]))
         return total
 
     def log_evidence(self, theta: Float[Array, "k"]) -> float:
         """log p(y|θ), flat weights integrated."""
-        found = evaluate(self.fit.evidence_method, self.model, theta[None], self._visited[-1])
+        here, last = self._visited
+        warm = min(here, last, key=lambda known: np.abs(known[0] - theta).max())[1]
+        found = evaluate(self.fit.evidence_method, self.model, theta[None], warm)
         if len(self.free) == 1 and not found.checks:  # the next point of a grid lies close
-            self._visited[-1] = found.posterior
+            self._visited[-1] = theta, found.posterior
         return float(np.ravel(found.log_value)[0])
 
     @cached_property
-    def _visited(self) -> list[Any]:
-        """One posterior, from which the next search for a mode sets out."""
-        if self.fit.evidence_method.exact:
-            return [None]
-        return [evaluate(self.fit.evidence_method, self.model, self.base[None]).posterior]
+    def _visited(self) -> list[tuple[Float[Array, "k"], Any]]:
+        """θ and posteriors from which the next search for a mode may set out: of the fit, and of the last point."""
+        exact = self.fit.evidence_method.exact
+        at = None if exact else evaluate(self.fit.evidence_method, self.model, self.base[None]).posterior
+        return [(self.base, at)] * 2
 
-    def __call__(self, x: Float[Array, "k"]) -> float:
-        theta = self.theta(x)
-        prior = self.log_prior(x)
-        return -math.inf if theta is None or not np.isfinite(prior) else self.log_evidence(theta) + prior
+    def __call__(self, x: Float[Array, "N k"]) -> Float[Array, "N"]:
+        theta, out = self.theta(x), self.log_prior(x)
+        for i in np.flatnonzero(np.isfinite(out)):
+            out[i] += self.log_evidence(theta[i]) if np.isfinite(theta[i]).all() else -math.inf
+        return out
 
     @cached_property
     def start(self) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
@@ -238,8 +237,8 @@ class _Density:
         if not isinstance(self.supports[i], Positive):
             return -math.inf
         far, further = centre.copy(), centre.copy()
-        far[i], further[i] = centre[i] + BEYOND, centre[i] + BEYOND + 1
-        return self(further) - self(far)
+        far[i], further[i] = centre[i] + BEYOND, centre[i] + BEYOND + FURTHER
+        return float(np.diff(self(np.array([far, further])))[0]) / FURTHER
 
     @cached_property
     def mode(self) -> tuple[Float[Array, "k"], Float[Array, "k k"]]:
@@ -259,8 +258,7 @@ class _Density:
         H = -inverse.T @ self.fit.optimum.hessian[0][np.ix_(np.array(own)[free], np.array(own)[free])] @ inverse
         steps = 0.05 * sd
         away = steps * np.eye(k)
-        rise = [self.log_prior(centre + a) - self.log_prior(centre - a) for a in away]
-        pull = np.array(rise) / (2 * steps)
+        pull = (self.log_prior(centre + away) - self.log_prior(centre - away)) / (2 * steps)
         covariance = np.linalg.inv(H)
         return centre + covariance @ pull, covariance
 
@@ -338,7 +336,7 @@ class Integrated:
             picked = np.searchsorted(edges, (np.arange(KEPT) + 0.5) / KEPT * edges[-1])
             chosen, w = np.unique(picked, return_counts=True)
             x = x[chosen]
-        return np.array([self.density.theta(one) for one in x]), w / w.sum()
+        return self.density.theta(x), w / w.sum()
 
     @cached_property
     def _fits(self) -> list[Fit]:

@@ -7,7 +7,7 @@ Each hyperparameter that users see is put on the real line, x = log s, artanh ρ
 
 The tails of log s are exponential at worst: a flat prior on s leaves eˣ to the left, whatever the evidence at zero.
 
-- One hyperparameter: a grid, interpolated by a spline.
+- One hyperparameter: a grid whose steps grow with the distance, interpolated by a spline.
 - Two to four: importance sampling by a multivariate t that learns its place and shape from a few rounds of draws, all
   from Sobol points.
 - More: a central composite design about the mode, each direction and side with a scale of its own, and points further
@@ -38,12 +38,13 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray as Array
 
-Density: TypeAlias = Callable[[np.ndarray], float]
+Density: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""A log density at each row."""
 
-EDGE = 14.0
-"""A grid ends where the log density has dropped by so much: a share of 1e-6."""
-COARSE, FINEST, INTERPOLATED = 12, 89, 1e-4
-"""Points of the first grid and of the last: halved while a curve misses new ones by more, as a share of the peak."""
+EDGE = 16.0
+"""A grid ends where the log density has dropped by so much: a share of 1e-7."""
+FINEST, INTERPOLATED, SUMMED = 100, 3e-4, 1e-6
+"""A grid has no more points, nor more than it takes for a curve to miss no more of the peak and the rule of the sum."""
 ROUNDS, FEW = 8, 64
 """Rounds of draws that a proposal may learn from, and their number in each."""
 MANY, MOST_DRAWS = {1: 256, 2: 256, 3: 256, 4: 256, 5: 1024}, 4096
@@ -104,72 +105,79 @@ class Nodes(NamedTuple):
 
 @dataclass
 class Counted:
-    """A log density that counts its calls; NaN counts as none."""
+    """A log density that counts where it was evaluated; NaN counts as none."""
 
     density: Density
     calls: int = 0
 
-    def __call__(self, x: Float[Array, "k"]) -> float:
-        self.calls += 1
-        value = float(self.density(x))
-        return value if value == value else -math.inf
+    def __call__(self, x: Float[Array, "N k"]) -> Float[Array, "N"]:
+        self.calls += len(x)
+        values = self.density(x)
+        return np.where(np.isnan(values), -np.inf, values)
 
-    def each(self, x: Float[Array, "N k"]) -> Float[Array, "N"]:
-        """Of several points."""
-        return np.array([self(one) for one in x])
+    def at(self, x: Float[Array, "k"]) -> float:
+        """Of one point."""
+        return float(self(x[None])[0])
 
 
 def grid(density: Density, centre: Float[Array, "1"], sd: float) -> Nodes:
-    """One hyperparameter."""
-    log_p = Counted(density)
-    start, h = float(centre[0]), sd / 2
-    known = {start: log_p(centre)}
-    for side in (-1, 1):
-        x, step = start, h
-        while known[x] > max(known.values()) - EDGE:
-            x, step = x + side * step, 1.25 * step
-            known[x] = log_p(np.array([x]))
-            if abs(x - start) > FAR:
-                raise Improper(0, side)
-    low, high = min(known), max(known)
-    even, missed = np.linspace(low, high, COARSE), math.inf
-    _fill(log_p, known, even)
-    while missed > INTERPOLATED and len(even) < FINEST:
-        curve, top = _curve(known)
-        between = (even[1:] + even[:-1]) / 2
-        _fill(log_p, known, between)
-        found = np.array([known[x] for x in between])
-        missed = np.abs(np.exp(found - top) - np.exp(curve(between))).max()
-        even = np.sort(np.concatenate([even, between]))
-    curve, top = _curve(known)
-    fine = np.linspace(low, high, FINEST * 20)
-    mass = np.exp(curve(fine))
+    """One hyperparameter, by the trapezoid rule in t: x = centre + 2 sd sinh t, so that steps grow with the distance.
+
+    The rule converges geometrically: where it moves by ε as its step is halved, what is left is about ε². The step is
+    halved until that is small, and until a curve through every other point foretells the rest.
+    """
+    log_p, start, step = Counted(density), float(centre[0]), 0.25
+    place = lambda t: start + 2 * sd * np.sinh(t)  # noqa: E731
+    known = {0.0: log_p.at(centre)}
+    for side in (-step, step):
+        t = 0.0
+        while known[t] > max(known.values()) - EDGE:
+            t += side
+            if abs(place(t) - start) > FAR:
+                raise Improper(0, int(np.sign(side)))
+            known[t] = log_p.at(np.array([place(t)]))
+    while _missed(known, step, place) > 1 and 2 * len(known) < FINEST:
+        step /= 2
+        new = np.arange(min(known) + step, max(known), 2 * step)
+        known |= dict(zip(new, log_p(place(new)[:, None]), strict=True))
+    at, values = _sorted(known)
+    top = values.max()
+    weights = np.exp(values - top) * 2 * sd * np.cosh(at)
+    fine = np.linspace(at[0], at[-1], 20 * FINEST)
+    mass = np.exp(_curve(place(at), values - top)(place(fine))) * np.cosh(fine)
     mass /= mass.sum()
-    weights = np.exp(np.array([known[x] for x in even]) - top)
-    total = _trapezoid(weights, even)
     return Nodes(
-        even[:, None],
+        place(at)[:, None],
         weights / weights.sum(),
-        float(top + math.log(total)),
-        (fine[:, None], mass),
+        float(top + math.log(step * weights.sum())),
+        (place(fine)[:, None], mass),
         1 / float((mass**2).sum()),
         log_p.calls,
         "grid",
     )
 
 
-def _fill(log_p: Counted, known: dict[float, float], points: Float[Array, "n"]) -> None:
-    for x in map(float, points):
-        if x not in known:
-            known[x] = log_p(np.array([x]))
+def _missed(known: Mapping[float, float], step: float, place: Callable[[Array], Array]) -> float:
+    """What a curve misses, h⁴ by one of every other point, and the rule, in units of what may be missed."""
+    t, values = _sorted(known)
+    p, coarse = np.exp(values - values.max()), np.round(t / step) % 2 == 0
+    between = ~coarse & (t > t[coarse][0]) & (t < t[coarse][-1])
+    foretold = _curve(place(t[coarse]), (values - values.max())[coarse])(place(t[between]))
+    curve = np.abs(p[between] - np.exp(foretold)).max(initial=0) / 16
+    mass = p * np.cosh(t)
+    rule = 1 - 2 * mass[coarse].sum() / mass.sum()
+    return float(max(curve / INTERPOLATED, abs(rule) / np.sqrt(SUMMED)))
 
 
-def _curve(known: dict[float, float]) -> tuple[CubicSpline, float]:
-    """Through the finite values, less the highest."""
-    points = np.array(sorted(known))
-    values = np.array([known[x] for x in points])
-    finite, top = np.isfinite(values), float(values.max())
-    return CubicSpline(points[finite], values[finite] - top), top
+def _sorted(known: Mapping[float, float]) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
+    t = np.array(sorted(known))
+    return t, np.array([known[one] for one in t])
+
+
+def _curve(x: Float[Array, "n"], values: Float[Array, "n"]) -> CubicSpline:
+    """Through those that are finite."""
+    finite = np.isfinite(values)
+    return CubicSpline(x[finite], values[finite])
 
 
 def gauss(x: Float[Array, "M"], w: Float[Array, "M"], n: int) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
@@ -197,10 +205,6 @@ def gauss(x: Float[Array, "M"], w: Float[Array, "M"], n: int) -> tuple[Float[Arr
         basis.append(rest / max(beside[i], 1e-300))
     nodes, vectors = eigh_tridiagonal(diagonal, beside[:-1])
     return nodes, vectors[0] ** 2
-
-
-def _trapezoid(p: Array, x: Array) -> float:
-    return float(np.sum((p[1:] + p[:-1]) * np.diff(x)) / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,7 +296,7 @@ def _drawn_in(z: Float[Array, "N k"]) -> Float[Array, "N k"]:
 
 def _weighted(log_p: Counted, proposal: StudentT, n: int, seed: int) -> tuple[Array, Array]:
     x = proposal.draws(n, seed)
-    return x, log_p.each(x) - proposal.log_density(x)
+    return x, log_p(x) - proposal.log_density(x)
 
 
 def _learned(x: Array, log_w: Array, before: StudentT) -> StudentT:
@@ -318,12 +322,12 @@ def composite(density: Density, centre: Float[Array, "k"], covariance: Float[Arr
     sd = np.sqrt(covariance.diagonal())
     d, U = np.linalg.eigh(covariance / np.outer(sd, sd))
     axes = sd[:, None] * (U * np.sqrt(d)) @ U.T
-    peak = log_p(centre)
+    peak = log_p.at(centre)
     reach, spread = math.sqrt(2.0), SPREAD * math.sqrt(k)
     scales, known = np.ones((2, k)), [{0.0: 0.0} for _ in range(k)]
 
     def drop(z: Float[Array, "k"]) -> float:
-        return max(log_p(centre + axes @ z) - peak, -NOTHING)
+        return max(log_p.at(centre + axes @ z) - peak, -NOTHING)
 
     for i, (s, sign) in product(range(k), enumerate((-1.0, 1.0))):
         near = known[i][sign * reach] = drop(sign * reach * np.eye(k)[i])
@@ -337,7 +341,8 @@ def composite(density: Density, centre: Float[Array, "k"], covariance: Float[Arr
     z, axial = _sphere(k)
     placed = spread * z * np.where(z < 0, scales[0], scales[1])
     ends = [known[int(np.abs(one).argmax())][float(one[np.abs(one).argmax()])] for one in placed[axial]]
-    values = np.r_[0.0, [drop(one) for one in placed[~axial]], ends]
+    off = np.maximum(log_p(centre + placed[~axial] @ axes.T) - peak, -NOTHING)
+    values = np.r_[0.0, off, ends]
     x = centre + np.r_[np.zeros((1, k)), placed[~axial], placed[axial]] @ axes.T
     share = np.r_[1 - SPREAD**-2, np.full(len(z), SPREAD**-2 / len(z))]
     log_w = np.log(share) + values + np.r_[0.0, np.full(len(z), spread**2 / 2)]
