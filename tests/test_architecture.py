@@ -28,6 +28,7 @@ LAYERS = [  # a module imports from layers before its own alone
         "progress",
         "roots",
         "rows",
+        "secants",
         "textbook",
         "validate",
     }

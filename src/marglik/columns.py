@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -32,6 +32,8 @@ BLOCK = 1 << 18
 
 RUN = 1 << 10
 """Rows that are turned into columns at a time."""
+LARGE = 1 << 20
+"""Entries of columns that are not copied for one target: new memory takes longer than the better layout saves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +137,19 @@ class Columns:
     """
 
     inner: Factor | None
-    dense: Float[Array, "n d"]
+    dense: Dense
     outer: tuple[Factor, ...]
     n_flat: int
 
     @classmethod
-    def of(cls, factors: Sequence[Factor], dense: Float[Array, "n d"], n_flat: int) -> Columns:
-        """With the first of the factors as the inner one."""
+    def of(
+        cls, factors: Sequence[Factor], parts: Sequence[Float[Array, "n c"]], n_flat: int, copied: bool = False
+    ) -> Columns:
+        """With the first of the factors as the inner one; dense columns in parts, copied where that is worth it."""
+        if len(parts) == 1:
+            dense: Dense = parts[0]
+        else:
+            dense = np.concatenate(parts, axis=1) if factors else side_by_side(parts, copied)
         few = np.asfortranarray(dense) if dense.shape[1] <= FEW else dense
         return cls(factors[0] if factors else None, few, tuple(factors[1:]), n_flat)
 
@@ -178,7 +186,7 @@ class Columns:
         return self._border(slice(0, len(self.dense)))
 
     def _border(self, rows: slice) -> Float[Array, "n f"]:
-        X = self.dense[rows]
+        X = written(self.dense[rows])
         if not self.outer:
             return X
         out = np.zeros((len(X), self.shape[2]))
@@ -234,14 +242,14 @@ class Columns:
             size, k = factor.Z.shape[1], factor.n_levels
             own = border[place, place].reshape(k, size, k, size)
             own[np.arange(k), :, np.arange(k)] = factor.blocks(w, rows)
-            beside = factor.with_dense(w, X, rows).reshape(factor.size, d)
+            beside = factor.with_dense(w, written(X), rows).reshape(factor.size, d)
             border[place, :d], border[:d, place] = beside, beside.T
             for other, there in zip(self.outer[:i], self.places[:i], strict=True):
                 beside = factor.crossed(other, w, rows).reshape(factor.size, other.size)
                 border[place, there], border[there, place] = beside, beside.T
         if self.inner is None:
             return np.zeros((0, 1, 1)), np.zeros((0, 1, f)), border
-        cross = [self.inner.with_dense(w, X, rows), *(self.inner.crossed(o, w, rows) for o in self.outer)]
+        cross = [self.inner.with_dense(w, written(X), rows), *(self.inner.crossed(o, w, rows) for o in self.outer)]
         return self.inner.blocks(w, rows), cross[0] if len(cross) == 1 else np.concatenate(cross, axis=2), border
 
     def _scatter(
@@ -301,19 +309,68 @@ class Columns:
             k, size = factor.n_levels, factor.Z.shape[1]
             own = C.border[place, place].reshape(k, size, k, size)
             out += _along(factor, own[np.arange(k), :, np.arange(k)], rows)
-            out += 2 * _beside(factor, C.border[place, :d].reshape(k, size, d), X, rows)
+            out += 2 * _beside(factor, C.border[place, :d].reshape(k, size, d), written(X), rows)
             for other, there in zip(self.outer[:i], self.places[:i], strict=True):
                 out += 2 * _between(factor, other, C.border[place, there].reshape(k, size, -1), rows)
         if self.inner is not None:
             out += _along(self.inner, C.blocks, rows)
-            out += 2 * _beside(self.inner, C.cross[:, :, :d], X, rows)
+            out += 2 * _beside(self.inner, C.cross[:, :, :d], written(X), rows)
             for factor, place in zip(self.outer, self.places, strict=True):
                 out += 2 * _between(self.inner, factor, C.cross[:, :, place], rows)
         return out
 
 
+@dataclass(frozen=True, eq=False)
+class SideBySide:
+    """Several arrays of columns as one design of which nothing is copied.
+
+    Parameters
+    ----------
+    parts : of (n, c_i) each
+    """
+
+    parts: tuple[Float[Array, "n c"], ...]
+
+    __array_ufunc__ = None
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return np.cumsum([part.shape[1] for part in self.parts]).tolist()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, Σ c_i)."""
+        return len(self), self._ends[-1]
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitem__(self, rows: Any) -> SideBySide:
+        return SideBySide(tuple(part[rows] for part in self.parts))
+
+    def __matmul__(self, w: Float[Array, "d"]) -> Float[Array, "n"]:
+        return _total(part @ own for part, own in zip(self.parts, np.split(w, self._ends), strict=False))
+
+    def __rmatmul__(self, v: Float[Array, "n"]) -> Float[Array, "d"]:
+        return np.concatenate([v @ part for part in self.parts])
+
+
+Dense: TypeAlias = np.ndarray | SideBySide
+"""Columns with X[rows], Xw as X @ w and Xᵀv as v @ X."""
+
+
+def side_by_side(parts: Sequence[Float[Array, "n c"]], copied: bool) -> Dense:
+    """One array of all columns; unless it is to be copied, the arrays that there are where they are large."""
+    if copied:
+        return in_columns(parts)
+    wide = [part for part in parts if part.shape[1] > FEW]
+    if sum(part.size for part in wide) >= LARGE and all(part.flags.c_contiguous for part in wide):
+        return SideBySide(tuple(parts))
+    return in_columns(parts)
+
+
 def in_columns(parts: Sequence[Float[Array, "n c"]]) -> Float[Array, "n d"]:
-    """Side by side, column after column in memory: Xv and Xᵀv then take half the time."""
+    """A copy with column after column in memory: Xv and Xᵀv then take half the time."""
     n, ends = len(parts[0]), np.cumsum([0, *(part.shape[1] for part in parts)])
     out = np.empty((n, ends[-1]), order="F")
     for part, (a, b) in zip(parts, pairwise(ends), strict=True):
@@ -322,39 +379,54 @@ def in_columns(parts: Sequence[Float[Array, "n c"]]) -> Float[Array, "n d"]:
     return out
 
 
-def weighted_gram(X: Float[Array, "n d"], w: Float[Array, "n"] | None) -> Float[Array, "d d"]:
+def written(X: Dense) -> Float[Array, "n d"]:
+    """As one array."""
+    return np.concatenate(X.parts, axis=1) if isinstance(X, SideBySide) else X
+
+
+def weighted_gram(X: Dense, w: Float[Array, "n"] | None) -> Float[Array, "d d"]:
     """XᵀWX, both triangles: half the products where no weight is negative."""
-    n, d = X.shape
-    if d <= FEW or (w is not None and not w.min(initial=0) >= 0):
+    d, signed = X.shape[1], w is not None and not w.min(initial=0) >= 0
+    if isinstance(X, np.ndarray) and (d <= FEW or signed):
         return X.T @ (X if w is None else X * w[:, None])
     out = np.zeros((d, d), order="F")
-    root = None if w is None else np.sqrt(w)
-    by_column, step = X.flags.f_contiguous, max(BLOCK // d, 1)
-    for i in range(0, n, step):
-        part = X[i : i + step].T if root is None else X[i : i + step].T * root[i : i + step]
-        part = np.ascontiguousarray(part).T if by_column else part
-        out = blas.dsyrk(1.0, part, trans=int(by_column), beta=1.0, c=out, overwrite_c=1)
-    return np.triu(out) + np.triu(out, 1).T
+    by_column, root = isinstance(X, np.ndarray) and X.flags.f_contiguous, None if w is None or signed else np.sqrt(w)
+    for rows, part in _blocks(X):
+        if signed:
+            out += part.T @ (part * w[rows, None])  # type: ignore[index]
+            continue
+        half = part.T if root is None else part.T * root[rows]
+        half = np.ascontiguousarray(half).T if by_column else half
+        out = blas.dsyrk(1.0, half, trans=int(by_column), beta=1.0, c=out, overwrite_c=1)
+    return out if signed else np.triu(out) + np.triu(out, 1).T
 
 
-def leverages(C: Float[Array, "d d"], X: Float[Array, "n d"]) -> Float[Array, "n"]:
+def leverages(C: Float[Array, "d d"], X: Dense) -> Float[Array, "n"]:
     """x_iᵀ C x_i: half the products, as |Lᵀx_i|² with C = LLᵀ, where C is positive definite."""
     n, d = X.shape
     try:
         L = cholesky(C) if d > FEW else None
     except NotPositiveDefinite:
         L = None
-    if L is None:
-        return np.einsum("nd,nd->n", X @ C, X)
-    out, step = np.empty(n), max(BLOCK // d, 1)
-    for i in range(0, n, step):
-        part = X[i : i + step]
-        if X.flags.f_contiguous:
+    out = np.empty(n)
+    for rows, part in _blocks(X):
+        if L is None:
+            np.einsum("nd,nd->n", part @ C, part, out=out[rows])
+            continue
+        if isinstance(X, np.ndarray) and X.flags.f_contiguous:
             half = blas.dtrmm(1.0, L, np.array(part, order="F"), side=1, lower=1, overwrite_b=1).T
         else:
             half = blas.dtrmm(1.0, L, part.T, lower=1, trans_a=1)
-        out[i : i + step] = np.einsum("dn,dn->n", half, half)
+        np.einsum("dn,dn->n", half, half, out=out[rows])
     return out
+
+
+def _blocks(X: Dense) -> Iterator[tuple[slice, Float[Array, "m d"]]]:
+    """Rows that fit into the cache, and what is in them."""
+    step = BLOCK // max(X.shape[1], 1) + 1
+    for i in range(0, len(X), step):
+        rows = slice(i, i + step)
+        yield rows, written(X[rows])
 
 
 def _along(factor: Factor, blocks: Float[Array, "q m m"], rows: slice) -> Float[Array, "n"]:

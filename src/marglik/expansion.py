@@ -59,8 +59,8 @@ class Expansion(ABC):
         """∂/∂θ of `log_joint` and of `score` at fixed w."""
 
     @abstractmethod
-    def neg_hessian_vjp(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "k"]]:
-        """Derivatives in w and in θ of ⟨C, H(w, θ)⟩, for a C on the pattern of H."""
+    def log_det_slopes(self, H: Arrow) -> tuple[Float[Array, "p"], Float[Array, "k"]]:
+        """Derivatives of log|H(w, θ)| in w and in θ: those of ⟨H⁻¹, H(w, θ)⟩, the given H held."""
 
     @property
     def costly(self) -> bool:
@@ -447,7 +447,11 @@ class LinearExpansion(Expansion):
         trace = np.sum(G[j, j] * E**2) - np.sum(T[:, None] * GE * CTGE)
         return float(b @ b - trace - z[j] @ (E * b) + z @ (T * (CTGE @ b))) / 2
 
-    def neg_hessian_vjp(self, C):
+    def log_det_slopes(self, H):
+        return self.neg_hessian_vjp(H.inverse_on_pattern())
+
+    def neg_hessian_vjp(self, C: Arrow) -> tuple[Float[Array, "p"], Float[Array, "k"]]:
+        """Derivatives in w and in θ of ⟨C, H(w, θ)⟩, for a C on the pattern of H."""
         slope_w, slope_rows = self.row_slopes(C)
         slope_u = self._times_factor(slope_w, transposed=True)
         through_eta = np.concatenate([*self._prior_vjp(self._factor_bar(slope_w, self.u)), np.zeros(0)])

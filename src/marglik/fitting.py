@@ -100,6 +100,8 @@ def _fit_each(
     """Every target by itself, where the method takes one at a time; one that cannot be learned costs no other."""
     fits: list[Fit | None] = []
     lost: dict[int, ValueError] = {}
+    if not choice.method.exact:
+        _ = model.columns  # laid out for all targets
     for v in range(model.n_targets):
         alone = model.target(v)
         try:
@@ -244,7 +246,7 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
     """The best of the maxima reached from the best starts, and from zero for each scale."""
     starts = np.asarray(starts, float)
     starts = starts[:, None] if starts.ndim == 2 else starts
-    set_out = [(starts[0], None)]
+    set_out: list[tuple[Array, Any, Any]] = [(starts[0], None, None)]
     if len(starts) > 1:
         found = [objective.evidence(s) for s in starts]
         values = [np.ravel(e.log_value)[0] if "mode" not in e.checks else -np.inf for e in found]
@@ -254,8 +256,12 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
         first = [int(np.argmax(values))]
         if objective.model.several_maxima:
             first = apart(objective.hyperparameters.unconstrain(starts[:, 0]), values)
-        set_out = [(starts[i], found[i].posterior) for i in first]
-    tries = [learn.maximise(objective, start, free, warm) for start, warm in set_out]
+        besides = [max((j for j in (i - 1, i + 1) if 0 <= j < len(starts)), key=values.__getitem__) for i in first]
+        set_out = [
+            (starts[i], found[i].posterior, (starts[j], found[j].posterior) if np.isfinite(values[j]) else None)
+            for i, j in zip(first, besides, strict=True)
+        ]
+    tries = [learn.maximise(objective, start, free, *near) for start, *near in set_out]
     tries += _restarted(objective, set_out[0][0], free, restarts, seed)
     best = learn.preferred(tries)
     check_scatter(objective.hyperparameters, best.theta[0])

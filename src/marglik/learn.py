@@ -14,6 +14,7 @@ from marglik.evidence.base import Evidence, EvidenceMethod, evaluate
 from marglik.hyperparameters import Hyperparameters, Positive
 from marglik.model import Model
 from marglik.progress import tell
+from marglik.secants import corrected, diagonal, shrunk, slope_at_zero
 from marglik.validate import NO_SCATTER
 
 if TYPE_CHECKING:
@@ -72,17 +73,17 @@ class Objective:
         """Curvature taken as none: where a factor is singular, its other columns may turn freely; else by rounding."""
         return 1e-7 if self.hyperparameters.triangles else 1e-14
 
-    def evidence(self, theta: Float[Array, "V k"], warm: Any = None) -> Evidence:
+    def evidence(self, theta: Float[Array, "V k"], warm: Any = None, nearby: bool = False) -> Evidence:
         """The evidence alone."""
-        e = evaluate(self.method, self.model, theta, warm)
+        e = evaluate(self.method, self.model, theta, warm, nearby)
         tell(e.log_value)
         return e
 
     def evaluate(
-        self, theta: Float[Array, "V k"], warm: Any = None, bend: bool = True
+        self, theta: Float[Array, "V k"], warm: Any = None, bend: bool = True, nearby: bool = False
     ) -> tuple[Array, Array, Array | None, Any]:
         """Value (V,), gradient (V, k) and Hessian (V, k, k) or None in θ, and the next warm start."""
-        e = self.evidence(theta, warm)
+        e = self.evidence(theta, warm, nearby)
         value, gradient, hessian = np.asarray(e.log_value), e.gradient, e.hessian if bend else None
         if "mode" in e.checks:
             value = np.full_like(value, -np.inf)
@@ -127,7 +128,7 @@ class Objective:
 
         def slope(i: int, step: float) -> Array:
             there = self.hyperparameters.constrain(phi + step * (np.arange(k) == i))
-            return self.evaluate(there, warm)[1] * self.hyperparameters.derivatives(there)[0]
+            return self.evaluate(there, warm, nearby=True)[1] * self.hyperparameters.derivatives(there)[0]
 
         for i in map(int, np.flatnonzero(free.any(axis=0))):
             H[:, i] = (slope(i, h) - slope(i, -h)) / (2 * h) if here is None else (slope(i, h) - here) / h
@@ -231,13 +232,21 @@ Found = Optimum | Located
 FoundT = TypeVar("FoundT", Optimum, Optimum | Located)
 
 
-def maximise(objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"], warm: Any = None) -> Optimum:
+def maximise(
+    objective: Objective,
+    start: Float[Array, "V k"],
+    free: Bool[Array, "V k"],
+    warm: Any = None,
+    beside: tuple[Array, Any] | None = None,
+) -> Optimum:
     """The maximum next to ``start`` over the free coordinates; ``warm`` is a posterior there.
+
+    ``beside`` is another start, and a posterior there.
 
     Along φ the evidence is flat where a scale is tiny. A single target that comes to rest there although the evidence
     rises with the variance is woken at the scale's natural size.
     """
-    optimum = _climb(objective, start, free, warm=warm)
+    optimum = _climb(objective, start, free, warm=warm, beside=beside)
     if len(start) > 1:
         return optimum
     if objective.hyperparameters.triangles:
@@ -261,8 +270,14 @@ SADDLE = 1e-6
 SINKING, SINK = 0.3, 0.25
 """Below this fraction of its natural size, a positive coordinate whose Newton step falls by more goes to zero: if the
 evidence is linear in its square it has no maximum inside, and Newton's steps in φ would be −½ each for ever."""
+DEEP = 4.0
+"""How far φ falls at once where the slope in the variance, on its way to zero, stays negative: the square to 3e-4."""
 SUNK = 1e-7
 """It has arrived when the evidence falls by less, in nats, as φ rises: half of that is then left to gain."""
+FEW = 2
+"""Up to so many coordinates, a search sets out with all of their Hessian."""
+SAME_HESSIAN = 1e-6
+"""A Hessian by differences serves as far as this from where it was computed: it moves by no more than they err."""
 CRAWL, CRAWLS = 1e-7, 4
 """So many steps in a row that promise less than this, in nats, are a crawl along a curved ridge."""
 
@@ -348,7 +363,12 @@ def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -
 
 
 def _climb(
-    objective: Objective, start: Float[Array, "V k"], free: Bool[Array, "V k"], patient: bool = False, warm: Any = None
+    objective: Objective,
+    start: Float[Array, "V k"],
+    free: Bool[Array, "V k"],
+    patient: bool = False,
+    warm: Any = None,
+    beside: tuple[Array, Any] | None = None,
 ) -> Optimum:
     """Newton's method in φ within a trust region; unless patient, it gives a single crawling target up.
 
@@ -372,8 +392,9 @@ def _climb(
     radius = np.full(V, RADIUS)
     value, gradient, hessian, warm = objective.at(theta, free, warm, differences=V > 1)
     rough = hessian is None  # then one for steps only
+    before, failed = None, np.zeros(start.shape, int)
     if rough:
-        hessian = objective.differences(theta, free, warm, gradient)
+        hessian = _first_hessian(objective, theta, free, warm, gradient, beside)
     converged = np.zeros(V, bool)
     trace = [value]
 
@@ -381,15 +402,17 @@ def _climb(
     while iteration < MAX_STEPS:
         iteration += 1
         step, gain, newton = _newton_step(gradient, hessian, free, radius, objective.slack)
-        if rough and gain[0] < 4 * NEGLIGIBLE:
+        if rough and (gain[0] < 4 * NEGLIGIBLE or np.abs(step).max() < STEP):
             hessian, rough = objective.at(theta, free, warm)[2], False
             step, gain, newton = _newton_step(gradient, hessian, free, radius, objective.slack)
-        sinking = free & vanishing & (theta < SINKING * objective.units) & (gradient < 0) & (step < -SINK) & (V == 1)
+        low = free & vanishing & (theta < SINKING * objective.units) & (gradient < 0) & (V == 1)
+        deep = low & (failed < 2) & rough & (before is not None and slope_at_zero(theta, gradient, *before) < 0)
+        sinking = low & (step < -SINK) | deep
         gain = gain - np.where(sinking, gradient / 4, 0).sum(axis=1)
         left = np.log(np.maximum(-gradient, 1e-300) / SUNK) / 2
-        step = np.where(sinking, -np.clip(left, SINK, radius[:, None]), step)
-        length = np.abs(step).max(axis=1, initial=0)
-        done = (length < STEP) & newton | ~free.any(axis=1)
+        step = np.where(sinking, -np.clip(left, SINK, np.where(deep, DEEP, radius[:, None])), step)
+        length = np.abs(np.where(deep, 0, step)).max(axis=1, initial=0)
+        done = (length < STEP) & newton & ~deep.any(axis=1) | ~free.any(axis=1)
         running = free & endless & (np.abs(step) > 1e-3) & (gain < NEGLIGIBLE * 4)[:, None]
         running |= sinking & (gradient > -SUNK)
         running |= free & precise & (theta > NO_SCATTER)
@@ -408,7 +431,7 @@ def _climb(
                 value[v] += np.einsum("vi,vi->v", step[v], gradient[v] + bend / 2)
                 gradient[v] += bend
             else:
-                last = _guarded(objective, theta, step, free, warm, value)
+                last = _guarded(objective, theta, step, free, warm, value, hessian, rough)
                 theta, value, gradient, hessian, warm = last or (theta, value, gradient, hessian, warm)
             trace.append(value)
             break
@@ -417,19 +440,20 @@ def _climb(
             break
         trial = _moved(objective, theta, np.where(active[:, None] & free, step, 0))
         new_value, new_gradient, new_hessian, new_warm = objective.at(trial, free, warm, differences=V > 1)
-        if new_hessian is None and V == 1 and sinking.any():
-            ratio = np.divide(trial, theta, out=np.ones_like(theta), where=sinking)
-            share = ratio[0] ** 2  # as what is quadratic in θ
-            new_hessian, rough = hessian * np.where(np.eye(len(share), dtype=bool), share, share[:, None] * share), True
-        elif new_hessian is None:
-            hessian = new_hessian = _secant(hessian, np.where(free, step, 0)[0], (new_gradient - gradient)[0])
-            rough = True
+        if new_hessian is None:
+            share = np.divide(trial, theta, out=np.ones_like(theta), where=sinking)[0] ** 2
+            moved = np.where(sinking, (share - 1) / 2, np.where(free, step, 0))  # as what is quadratic in θ
+            hessian, rough = corrected(hessian, moved[0], (new_gradient - gradient)[0]), True
+            new_hessian = shrunk(hessian, share)
         with np.errstate(invalid="ignore"):
             ratio = np.where(gain > 0, (new_value - value) / gain, 1.0)
         noise = np.abs(new_value - value) < 1e-11 * (1 + np.abs(value))
-        accept = active & ((ratio > 1e-4) | noise) & np.isfinite(new_value)
+        past = (trial < theta) & (new_gradient > 0)
+        accept = active & ((ratio > 1e-4) | noise) & np.isfinite(new_value) & ~(deep & past).any(axis=1)
+        failed += (deep & ~accept[:, None]) + 2 * past
+        before = (theta, gradient) if accept.any() else before
         radius = np.where(accept & (ratio > 0.75) & (length > 0.9 * radius), 2 * radius, radius)
-        radius = np.where(active & ~accept, length / 4, radius)
+        radius = np.where(active & ~accept & (length > 0), length / 4, radius)
         pick = accept[:, None]
         theta = np.where(pick, trial, theta)
         gradient, value = np.where(pick, new_gradient, gradient), np.where(accept, new_value, value)
@@ -457,13 +481,16 @@ def _climb(
     return Optimum(theta, value, gradient, hessian, free, limit, converged, iteration, trace, warm)
 
 
-def _secant(H: Float[Array, "1 k k"], step: Float[Array, "k"], change: Float[Array, "k"]) -> Float[Array, "1 k k"]:
-    """H + rrᵀ/rᵀs with r = change − H s: the least symmetric correction that says what the step has shown."""
-    missing = change - H[0] @ step
-    along = missing @ step
-    if not abs(along) > 1e-8 * np.linalg.norm(missing) * np.linalg.norm(step):
-        return H
-    return H + np.outer(missing, missing) / along
+def _first_hessian(
+    objective: Objective, theta: Array, free: Array, warm: Any, gradient: Array, beside: tuple[Array, Any] | None
+) -> Float[Array, "1 k k"]:
+    """Of many coordinates a diagonal, by the gradient at another start, where that bends down; else by differences."""
+    if beside is None or free.sum() <= FEW:
+        return objective.differences(theta, free, warm, gradient)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = objective.hyperparameters.unconstrain(beside[0]) - objective.hyperparameters.unconstrain(theta)
+    bend = diagonal(away, objective.at(beside[0], free, beside[1], bend=False)[1] - gradient)
+    return objective.differences(theta, free & (bend == 0), warm, gradient) + np.diag(bend)
 
 
 def _at_a_limit(objective: Objective, theta: Array, hessian: Array, free: Array) -> Bool[Array, "V k"]:
@@ -516,13 +543,15 @@ def _moved(objective: Objective, theta: Array, step: Array) -> Array:
 
 
 def _guarded(
-    objective: Objective, theta: Array, step: Array, free: Array, warm: Any, value: Array
+    objective: Objective, theta: Array, step: Array, free: Array, warm: Any, value: Array, hessian: Array, rough: bool
 ) -> tuple[Array, Array, Array, Any, Any] | None:
-    """One last Newton step, if it loses nothing."""
-    trial = _moved(objective, theta, step)
-    new = objective.at(trial, free, warm)
-    better = new[0] >= value - 1e-12 * (1 + np.abs(value))
-    return (trial, *new) if better.all() else None
+    """One last Newton step, if it loses nothing; a Hessian that takes differences is not computed anew so near."""
+    trial, near = _moved(objective, theta, step), not rough and np.abs(step).max() < SAME_HESSIAN
+    new_value, gradient, bend, warm = objective.at(trial, free, warm, differences=not near)
+    if bend is None:
+        bend = _masked(hessian, free)
+    better = new_value >= value - 1e-12 * (1 + np.abs(value))
+    return (trial, new_value, gradient, bend, warm) if better.all() else None
 
 
 def _try_zero(

@@ -328,7 +328,11 @@ class Arrow:
         return Arrow(blocks, self.cross, self.border + shift * np.eye(len(self.border)))
 
     def inverse_on_pattern(self) -> Arrow:
-        """H⁻¹ where H has entries; the rest of H⁻¹ is dense and never formed."""
+        """H⁻¹ where H has entries, kept; the rest of H⁻¹ is dense and never formed."""
+        return self._inverse
+
+    @cached_property
+    def _inverse(self) -> Arrow:
         L, half, S = self._factor
         E = _solve_blocks(L, half, transposed=True)
         C = cholesky_inverse(S)

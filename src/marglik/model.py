@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from marglik.columns import Columns, Factor, in_columns
+from marglik.columns import Columns, Factor
 from marglik.expansion import LinearExpansion
 from marglik.gaussian import gram
 from marglik.gaussian.components import Component, components
@@ -463,9 +463,7 @@ class LinearModel(Model):
             check_finite(term.columns, term.names)
         flat = np.zeros((n, 0)) if self.flat_in_theta else self.flat_basis.Q
         dense = [flat, *(self.scaled(t.columns) for t in self.dense)]
-        together = in_columns if not self.groupings else lambda parts: np.concatenate(parts, axis=1)
-        X = together(dense) if len(dense) > 1 else flat
-        return Columns.of([Factor.of(g) for g in self.groupings], X, flat.shape[1])
+        return Columns.of([Factor.of(g) for g in self.groupings], dense, flat.shape[1], self.rows.y.ndim == 2)
 
     @cached_property
     def unit_gram(self) -> Arrow:

@@ -38,7 +38,7 @@ def held_at(model, w):
     rows = Rows.of(model)
     d1, d2, _ = rows.derivatives(rows.eta(w))
     G = weighted_gram(rows.X, -d2)
-    return Held(Scales.of(model), G, G @ w + rows.X.T @ d1)
+    return Held(Scales.of(model), G, G @ w + d1 @ rows.X)
 
 
 def mode(model, theta):

@@ -10,6 +10,7 @@ from marglik.evidence import Exact, Laplace, evaluate
 from marglik.evidence.laplace import Newton
 from marglik.fitting import fit_model
 from marglik.likelihoods import Bernoulli, Likelihood, Poisson
+from marglik.linalg import Arrow
 from marglik.model import LinearModel
 from marglik.posterior.base import Gaussian
 from marglik.priors import Flat, Prior, RandomEffects, Ridge
@@ -267,7 +268,7 @@ def test_a_mode_of_a_likelihood_that_is_not_concave(problem, inside, structure, 
         theta = inside(model)
         theta[:k] *= s
         rng = np.random.default_rng(5)
-        far = Gaussian(rng.standard_normal(model.n_weights), None)
+        far = Gaussian(rng.standard_normal(model.n_weights), Arrow.dense(np.eye(model.n_weights)))
         for start in (None, far):
             e = Laplace()(model, theta, start)
             assert not e.checks

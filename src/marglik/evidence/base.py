@@ -128,6 +128,10 @@ class EvidenceMethod(ABC):
         """Where, the others as they are, a scale of zero costs `drop` nats, if these are the limits to report."""
         return None
 
+    def nearby(self, model: Model, theta: Float[Array, "*V k"], start: Any) -> Evidence:
+        """Evidence whose gradient is to be differenced: a change in θ² from where ``start`` was found may be missed."""
+        return self(model, theta, start)
+
     def posterior(self, model: Model, theta: Float[Array, "V k"], start: Any = None) -> Any:
         """p(w|y,θ) at θ, in the model's coordinates."""
         return evaluate(self, model, theta, start).posterior
@@ -162,10 +166,12 @@ def first_weights(model: Model, theta: Float[Array, "k"], start: Any) -> Float[A
     return model.start_weights() if near is None or len(near) != model.n_weights else near
 
 
-def evaluate(method: EvidenceMethod, model: Model, theta: Float[Array, "V k"], start: Any = None) -> Evidence:
+def evaluate(
+    method: EvidenceMethod, model: Model, theta: Float[Array, "V k"], start: Any = None, nearby: bool = False
+) -> Evidence:
     """Evidence of every target, whether or not the method takes them at once."""
     if method.batched(model):
         return method(model, theta)
-    e = method(model, theta[0], start)
+    e = method.nearby(model, theta[0], start) if nearby else method(model, theta[0], start)
     curvature = None if e.curvature is None else lambda: np.asarray(e.hessian)[None]
     return replace(e, log_value=np.atleast_1d(e.log_value), slope=lambda: e.gradient[None], curvature=curvature)

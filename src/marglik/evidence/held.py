@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from marglik.columns import leverages, weighted_gram
+from marglik.columns import Dense, leverages, weighted_gram, written
 from marglik.linalg import NotPositiveDefinite, cholesky, cholesky_inverse
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def ascent(hessian: Float[Array, "k k"], gradient: Float[Array, "k"], radius: fl
 class Rows:
     """The rows of a dense model outside the Gaussian, or some of them: what a step needs."""
 
-    X: Float[Array, "n d"]
+    X: Dense
     y: Float[Array, "n"]
     offset: Float[Array, "n"] | float
     multiplier: Float[Array, "n"] | float
@@ -223,7 +223,11 @@ class Rows:
         index = np.random.default_rng(0).integers(ends[:-1], ends[1:])
         part = lambda v: v if np.ndim(v) == 0 else v[index]  # noqa: E731
         return Rows(
-            self.X[index], self.y[index], part(self.offset), part(self.multiplier), self.likelihood.at_rows(index)
+            written(self.X[index]),
+            self.y[index],
+            part(self.offset),
+            part(self.multiplier),
+            self.likelihood.at_rows(index),
         )
 
     def eta(self, w: Float[Array, "d"]) -> Float[Array, "n"]:
@@ -262,7 +266,8 @@ def approach(model: LinearModel, start: Float[Array, "k"], free: Bool[Array, "k"
             if rows.some is None:
                 return walk.on(rows, here, rows, NEAR)
             found = walk.on(rows.some, here, rows.some, FAR)
-            return None if found is None else walk.on(rows, found, rows.some, FAR, least=2)
+            closer = None if found is None else walk.towards_mode(rows, found, rows.some)
+            return None if closer is None else walk.on(rows, closer, rows.some, FAR)
     except NotPositiveDefinite:
         return None
 
@@ -273,17 +278,24 @@ class _Walk:
     units: Float[Array, "k"]
     free: Bool[Array, "k"]
 
-    def on(self, rows: Rows, here: Approach, few: Rows, near: float, least: int = 1) -> Approach | None:
+    def towards_mode(self, rows: Rows, here: Approach, few: Rows) -> Approach | None:
+        """The same scales, with w closer to the mode of all rows, by steps with H of a few."""
+        eta, G = rows.eta(here.w), here.G * (len(rows.y) / len(few.y))
+        there = Held(self.scales, G, G @ here.w + rows.derivatives(eta)[0] @ rows.X).at(here.s)
+        found = self._climbed(rows, here.s, there, here.w, eta, CHORDS // 2)
+        return None if found is None else here._replace(w=found[0])
+
+    def on(self, rows: Rows, here: Approach, few: Rows, near: float) -> Approach | None:
         """Steps on these rows until ρ rests; leverages from a few of them."""
         s, w = here.s, here.w
         eta, share = rows.eta(w), len(rows.y) / len(few.y)
-        for i in range(MOST):
+        for _ in range(MOST):
             d1, d2, d3 = rows.derivatives(eta)
             G = weighted_gram(rows.X, -d2)
-            held = Held(self.scales, G, G @ w + rows.X.T @ d1)
+            held = Held(self.scales, G, G @ w + d1 @ rows.X)
             point, T = held.at(s), self.scales.diagonal(s)
             third = d3 if few is rows else few.derivatives(few.eta(w))[2]
-            z = share * (few.X.T @ (third * leverages(T[:, None] * point.C * T, few.X)))
+            z = share * ((third * leverages(T[:, None] * point.C * T, few.X)) @ few.X)
             slope = self._slope(point, T, z)
             new, there = held.maximised(s, point, slope, self.free, self.units)
             found = self._climbed(rows, new, there, w, eta, CHORDS if few is not rows else 0)
@@ -293,7 +305,7 @@ class _Walk:
             both = (s > 0) & (new > 0)
             far = np.abs(np.log(new[both] / s[both])).max(initial=0)
             rest, s = far < near and np.array_equal(s > 0, new > 0), new
-            if rest and i + 1 >= least:
+            if rest:
                 return Approach(s, w, G)
         return None
 
@@ -318,7 +330,7 @@ class _Walk:
         else:
             return None
         for _ in range(chords if fraction == 1 else 0):
-            score = T * (rows.X.T @ rows.derivatives(eta)[0]) - P * new
+            score = T * (rows.derivatives(eta)[0] @ rows.X) - P * new
             step = there.C @ score
             if score @ step < SMALL:
                 break

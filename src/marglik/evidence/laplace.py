@@ -39,21 +39,23 @@ class Newton:
     max_steps: int = 200
 
     def __call__(
-        self, model: Model, theta: Array, start: Array, nearby: Expansion | None = None
+        self, model: Model, theta: Array, start: Array, known: Gaussian | None = None
     ) -> tuple[Expansion, Array, str | None]:
         """The expansion at the mode, the mode, and what went wrong, if anything did.
 
-        ``nearby`` is the expansion at the mode for another θ.
+        ``known`` is the posterior at this θ, or at one nearby.
         """
         with np.errstate(over="ignore", invalid="ignore"):  # trial points are judged by whether they are finite
-            return self._climb(model, theta, start, nearby)
+            return self._climb(model, theta, start, known)
 
     def _climb(
-        self, model: Model, theta: Array, start: Array, nearby: Expansion | None
+        self, model: Model, theta: Array, start: Array, known: Gaussian | None
     ) -> tuple[Expansion, Array, str | None]:
         w, point = start, model.at(start, theta)
-        if nearby is not None and point.costly:
-            w, point = self._coasted(model, theta, w, point, point.neg_hessian_of_rows_at(nearby))
+        if known is not None and point.costly:
+            slopes = known.slopes
+            curvature = known.precision if slopes is None else point.neg_hessian_of_rows_at(slopes.mode)
+            w, point = self._coasted(model, theta, w, point, curvature)
         step, gain, trouble = _step(point)
         if trouble or not gain < FAR:  # a warm start from another θ can be far off
             cold = model.start_weights()
@@ -144,13 +146,27 @@ class Laplace(EvidenceMethod):
 
     def __call__(self, model, theta, start=None):
         model = model.compact(theta)
-        known = getattr(start, "slopes", None)
-        known = known if isinstance(known, Slopes) and known.model is model else None
-        if known is not None and np.array_equal(start.theta, theta):
-            mode, w, trouble = known.mode, start.mean, known.trouble
-        else:
-            w0 = first_weights(model, theta, start)
-            mode, w, trouble = self.find_mode(model, theta, w0, None if known is None else known.mode)
+        slopes = getattr(start, "slopes", None)
+        slopes = slopes if isinstance(slopes, Slopes) and slopes.model is model else None
+        if slopes is not None and np.array_equal(start.theta, theta):
+            return self._about(model, theta, slopes.mode, start.mean, slopes.trouble, slopes)
+        w0 = first_weights(model, theta, start)
+        bare = isinstance(start, Gaussian) and start.slopes is None and start.precision.size == len(w0)
+        return self._about(model, theta, *self.find_mode(model, theta, w0, start if slopes or bare else None))
+
+    def nearby(self, model, theta, start):
+        """The mode is that of ``start``, moved to first order: what it misses is the same at θ + h and at θ − h."""
+        slopes, model = getattr(start, "slopes", None), model.compact(theta)
+        known = isinstance(slopes, Slopes) and slopes.model is model
+        if not known:
+            return self(model, theta, start)
+        w = start.near(theta)
+        return self._about(model, theta, model.at(w, theta), w, None)
+
+    def _about(
+        self, model: Model, theta: Array, mode: Expansion, w: Array, trouble: str | None, slopes: Slopes | None = None
+    ) -> Evidence:
+        """The evidence by this mode."""
         try:
             H = mode.neg_hessian
             trouble = trouble or model.improper(H)
@@ -158,7 +174,7 @@ class Laplace(EvidenceMethod):
         except NotPositiveDefinite:
             return Evidence(-np.inf, np.full(len(theta), np.nan), checks={"mode": SADDLE})
         checks = {} if trouble is None else {"mode": trouble}
-        slopes = known if known is not None and known.mode is mode else Slopes(mode, H, model, trouble)
+        slopes = slopes or Slopes(mode, H, model, trouble)
         posterior = Gaussian(w, H, theta, slopes)
         return Evidence(log_value, lambda: slopes.gradient, posterior=posterior, checks=checks)
 

@@ -45,7 +45,7 @@ class Slopes:
     @cached_property
     def gradient(self) -> Float[Array, "k"]:
         """The joint is flat at ŵ, which moves with θ; log|H| is not."""
-        slope_w, slope_theta = self.mode.neg_hessian_vjp(self.inverse)
+        slope_w, slope_theta = self.mode.log_det_slopes(self.H)
         return self.explicit.log_joint - (slope_theta + self.drift.T @ slope_w) / 2
 
     @cached_property

@@ -346,7 +346,7 @@ class ArrowPosterior(TermPosterior):
                 dense[:, self._place(term)] = mixed(term, X)
                 eta += X @ self.mean[term.label]
         factors = [Factor(codes, g.n_levels, Z) for (codes, Z), g in zip(levels, model.groupings, strict=True)]
-        new = Columns.of(factors, dense, model.columns.n_flat)
+        new = Columns.of(factors, [dense], model.columns.n_flat)
         return eta, new.quadratic(self._covariance, InMemory(eta)) + extra
 
 

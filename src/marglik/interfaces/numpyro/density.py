@@ -143,7 +143,7 @@ class Densities:
 
     @cached_property
     def slopes(self) -> Callable[..., Any]:
-        """(w, θ, V, C) → ∂_θ, ∂_θ∇_w, and how Σ⟨c, Hv⟩ moves with w and θ."""
+        """(w, θ, U) → ∂_θ, ∂_θ∇_w, and how Σ uᵀHu moves with w and θ."""
         return self.staged_joint.compiled(derivatives.slopes)
 
     @cached_property

@@ -33,18 +33,18 @@ def second_order(f: Density) -> Density:
 
 
 def slopes(f: Density) -> Density:
-    """∂_θ f, ∂_θ ∇_w f (k, p), and the derivatives in w and θ of Σ_v ⟨c, −∇²_w f v⟩ over the rows of C and V.
+    """∂_θ f, ∂_θ ∇_w f (k, p), and the derivatives in w and θ of −Σ_u uᵀ∇²_w f u over the rows of U.
 
-    The last are −∂²∇f(w + s c + t v)/∂s ∂t: two forward passes over a gradient.
+    The last are −∂²∇f(w + t u)/∂t²: two forward passes over a gradient, the inner one shared.
     """
 
-    def run(constants: Any, w: Any, theta: Any, V: Any, C: Any) -> tuple[Any, ...]:
-        def third(c: Any, v: Any) -> Any:
+    def run(constants: Any, w: Any, theta: Any, U: Any) -> tuple[Any, ...]:
+        def third(u: Any) -> Any:
             slope = lambda w: jax.grad(f, (1, 2))(constants, w, theta)  # noqa: E731
-            along = lambda w: jax.jvp(slope, (w,), (v,))[1]  # noqa: E731
-            return jax.jvp(along, (w,), (c,))[1]
+            along = lambda w: jax.jvp(slope, (w,), (u,))[1]  # noqa: E731
+            return jax.jvp(along, (w,), (u,))[1]
 
-        by_w, by_theta = jax.vmap(third)(C, V)
+        by_w, by_theta = jax.vmap(third)(U)
         explicit, along = jax.linearize(lambda theta: jax.grad(f, (2, 1))(constants, w, theta), theta)
         score = jax.vmap(lambda t: along(t)[1])(jnp.eye(len(theta)))
         return explicit[0], score, -by_w.sum(0), -by_theta.sum(0)

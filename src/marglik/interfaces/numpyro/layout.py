@@ -107,17 +107,6 @@ class Layout:
         cross, border = HV[m:, : q * m].T.reshape(q, m, f), HV[m:, q * m :]
         return Arrow((blocks + blocks.transpose(0, 2, 1)) / 2, cross, (border + border.T) / 2)
 
-    def rows(self, C: Arrow) -> Float[Array, "r p"]:
-        """What Σ_v ⟨c, Hv⟩ over the directions v must be summed with to give ⟨C, H⟩."""
-        q, m, f = self.n_members, self.n_local, self.n_border
-        if not q:
-            return C.border
-        out = np.zeros((m + f, self.size))
-        out[:m, : q * m] = C.blocks.transpose(2, 0, 1).reshape(m, -1)
-        out[m:, : q * m] = 2 * C.cross.reshape(q * m, f).T
-        out[m:, q * m :] = C.border
-        return out
-
 
 def layouts(sites: Sequence[Latent]) -> Iterator[Layout]:
     """By each plate, that of the most coordinates first and outer ones before inner ones; without any, last."""

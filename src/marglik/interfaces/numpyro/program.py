@@ -389,12 +389,12 @@ class ProgramExpansion(Expansion):
     def neg_hessian(self):
         return self.model.layout.arrow(self._second_order[2])
 
-    def _slopes(self, C: Arrow) -> tuple[Array, Array, Array, Array]:
-        return self.model.densities.slopes(self.w, self.theta, self.model.directions, self.model.layout.rows(C))
+    def _slopes(self, U: Float[Array, "r p"]) -> tuple[Array, Array, Array, Array]:
+        return self.model.densities.slopes(self.w, self.theta, U)
 
     @cached_property
     def _explicit(self) -> ThetaDerivatives:
-        log_joint, score, _, _ = self._slopes(self.neg_hessian)
+        log_joint, score, _, _ = self._slopes(self.model.directions)
         return ThetaDerivatives(log_joint, score.T)
 
     def theta_derivatives(self):
@@ -414,7 +414,8 @@ class ProgramExpansion(Expansion):
         d, U = np.linalg.eigh(H * np.outer(unit, unit))
         return unit * (U @ ((U.T @ (unit * self.score)) / np.maximum(np.abs(d), LEAST_CURVED)))
 
-    def neg_hessian_vjp(self, C):
-        log_joint, score, *slopes = self._slopes(C)
+    def log_det_slopes(self, H):
+        """With H = FFᵀ, ⟨H⁻¹, G⟩ = Σ uᵀGu over u = F⁻ᵀv, one for each direction v."""
+        log_joint, score, *slopes = self._slopes(H.solve_half(self.model.directions.T).T)
         self.__dict__.setdefault("_explicit", ThetaDerivatives(log_joint, score.T))  # computed on the way
         return tuple(slopes)
