@@ -167,6 +167,11 @@ def test_importance_draws_learn_their_place():
     assert nodes.effective > 100
 
 
+def test_a_prior_without_names(one_way):
+    with pytest.raises(ValueError, match="prior must give densities by name"):
+        one_way.integrate_hyperparameters(prior=True)
+
+
 def test_a_density_without_an_end_is_improper():
     with pytest.raises(Improper):
         grid(lambda x: -np.logaddexp(0, -x[:, 0]), np.zeros(1), 1.0)

@@ -71,6 +71,10 @@ class Expansion(ABC):
         """H with what the rows add to it taken from another point, for steps only."""
         return self.neg_hessian
 
+    def upward(self) -> Float[Array, "p"] | None:
+        """The direction in which the log joint bends up most, of a length at which that counts; None if not known."""
+        return None
+
     def ascent(self) -> Float[Array, "p"]:
         """A step along which the log joint rises, where H is not positive definite."""
         return shifted_step(self.neg_hessian, self.score)

@@ -20,6 +20,7 @@ from marglik.posterior.prediction import linear_predictor, one_of, predicted
 from marglik.posterior.wide import widened
 from marglik.simulation import simulate
 from marglik.targets import TargetsPosterior, one
+from marglik.uncertainty import value_at_limit
 from marglik.validate import Unsupported
 
 if TYPE_CHECKING:
@@ -169,16 +170,10 @@ class Fit:
 
     @cached_property
     def log_evidence(self) -> Any:
-        """log p(y|θ̂) in nats, every constant kept.
-
-        Where a hyperparameter runs to zero as a limit, this is the limit: along s the evidence is ℓ(0) + κ s² near
-        zero, so ℓ(0) = ℓ(s) − ½ s ∂ℓ/∂s.
-        """
+        """log p(y|θ̂) in nats, every constant kept; the limit where a hyperparameter runs to zero."""
         if self._one_by_one:
             return np.array([np.nan if fit is None else fit.log_evidence for fit in self._each()])
-        e, theta = self._evidence, self.optimum.theta
-        running = self.optimum.limit & (theta > 0) & (theta < self.objective.units)
-        return self._per_target(e.log_value - np.sum(running * theta * (e.gradient if running.any() else 0), 1) / 2)
+        return self._per_target(value_at_limit(self.model.hyperparameters, self.optimum, self._evidence))
 
     @cached_property
     def _evidence(self) -> Evidence:

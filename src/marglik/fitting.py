@@ -256,11 +256,11 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
         first = [int(np.argmax(values))]
         if objective.model.several_maxima:
             first = apart(objective.hyperparameters.unconstrain(starts[:, 0]), values)
-        besides = [max((j for j in (i - 1, i + 1) if 0 <= j < len(starts)), key=values.__getitem__) for i in first]
-        set_out = [
-            (starts[i], found[i].posterior, (starts[j], found[j].posterior) if np.isfinite(values[j]) else None)
-            for i, j in zip(first, besides, strict=True)
-        ]
+        set_out = []
+        for i in first:
+            j = max((j for j in (i - 1, i + 1) if 0 <= j < len(starts)), key=values.__getitem__)
+            beside = (starts[j], found[j].posterior) if np.isfinite(values[j]) else None
+            set_out.append((starts[i], found[i].posterior, beside))
     tries = [learn.maximise(objective, start, free, *near) for start, *near in set_out]
     tries += _restarted(objective, set_out[0][0], free, restarts, seed)
     best = learn.preferred(tries)

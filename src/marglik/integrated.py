@@ -46,6 +46,11 @@ FALLS = -0.3
 def integrate(fit: Fit, prior: Mapping[str, Any] | None, design: str, seed: int) -> Integrated:
     """See `Fit.integrate_hyperparameters`."""
     one_of("design", design, ("auto", "grid", "importance", "composite"))
+    if not isinstance(prior or {}, Mapping):
+        raise ValueError(
+            f"prior must give densities by name, such as {{'sd(noise)': marglik.half_normal(1.0)}}, not {prior!r}; "
+            "without it hyperparameters have default priors, and the sites of a program their own."
+        )
     _refuse(fit)
     density = _Density.of(fit, prior or {})
     k = len(density.free)

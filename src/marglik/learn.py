@@ -426,7 +426,7 @@ def _climb(
             limit, free = limit | asleep, free & ~asleep
             step = np.where(free & converged[:, None], step, 0)
             if np.abs(step).max(initial=0) < STEP:  # the rest of the expansion is below rounding
-                v = np.flatnonzero(step.any(axis=1))
+                v = np.flatnonzero(step.any(axis=1) & np.isfinite(hessian).all(axis=(1, 2)))
                 theta, bend = _moved(objective, theta, step), np.einsum("vij,vj->vi", hessian[v], step[v])
                 value[v] += np.einsum("vi,vi->v", step[v], gradient[v] + bend / 2)
                 gradient[v] += bend
@@ -524,7 +524,7 @@ def _newton_step(g: Array, H: Array, free: Array, radius: Array, slack: float = 
         up = np.where(free[v], U[v, :, 0] * (1 if z[v, 0] >= 0 else -1), 0)
         step[v] = up * radius[v] / np.abs(up).max()
         gain[v] = g[v] @ step[v] + step[v] @ H[v] @ step[v] / 2
-    return step, gain, np.all(d > -slack * largest, axis=1)
+    return step, gain, np.all(d > -slack * largest, axis=1) & np.isfinite(H).all(axis=(1, 2))
 
 
 def _with_unit_diagonal(H: Array, free: Array) -> Array:

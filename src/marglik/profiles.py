@@ -121,7 +121,7 @@ class Profile:
         if ends[0] < estimate < ends[1]:
             middle, step = estimate, 2 * se / float(support.derivatives(np.array(estimate))[0])
         else:
-            middle, step = 0.9 * estimate + 0.05 * sum(ends) if np.isfinite(ends).all() else unit, 1.0
+            middle, step = self._inside(estimate, unit), 1.0
         step = step if np.isfinite(step) and 0 < step < 5 else 1.0
         found = []
         for sign, end in zip((-1, 1), ends, strict=True):
@@ -132,6 +132,13 @@ class Profile:
             t = crossing(lambda t: self.drop(back(t)) - target, start, sign * step)
             found.append(end if t is None else back(t))
         return found[0], found[1]
+
+    def _inside(self, estimate: float, unit: float) -> float:
+        """A value away from the end of the support where the estimate lies."""
+        support = self.objective.hyperparameters.support_of(self.name)
+        if np.isfinite([support.lower, support.upper]).all():
+            return 0.9 * estimate + 0.05 * (support.lower + support.upper)
+        return support.lower + unit if np.isfinite(support.lower) else support.upper - unit
 
 
 def crossing(short: Callable[[float], float], start: float, step: float) -> float | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+    from marglik.evidence import Evidence
     from marglik.hyperparameters import Hyperparameters, Support
 
 DROP = 2.705543454095404 / 2
@@ -69,12 +70,12 @@ def wald(names: Hyperparameters, optimum: learn.Found, level: float = 0.95) -> d
         phi, z = names.unconstrain(optimum.theta), ndtri((1 + level) / 2)
         ends = names.constrain(phi - z * sd_phi), names.constrain(phi + z * sd_phi)
         lower, upper = np.minimum(*ends), np.maximum(*ends)
-    given = held & ~optimum.limit
+    given, highest = held & ~optimum.limit, theta == [h.support.upper for h in names]
     table = {
         "estimate": theta,
         "se": sd_phi * np.abs(slope),
-        "lower": np.where(given, theta, np.where(optimum.limit, np.where(np.isinf(theta), np.nan, theta), lower)),
-        "upper": np.where(given, theta, np.where(optimum.limit, np.where(np.isinf(theta), theta, np.nan), upper)),
+        "lower": np.where(given, theta, np.where(optimum.limit, np.where(highest, np.nan, theta), lower)),
+        "upper": np.where(given, theta, np.where(optimum.limit, np.where(highest, theta, np.nan), upper)),
         "at_boundary": optimum.limit,
     }
     return table if not names.images else _reported(names, optimum, table, z)
@@ -130,6 +131,16 @@ def limit_values(names: Hyperparameters, optimum: learn.Found) -> Float[Array, "
     return np.where([isinstance(h.support, Real) for h in names], optimum.theta, ends)
 
 
+def value_at_limit(names: Hyperparameters, optimum: learn.Found, found: Evidence) -> Float[Array, "V"]:
+    """The log evidence where hyperparameters that run to zero have arrived.
+
+    Along s it is ℓ(0) + κ s² near zero, so ℓ(0) = ℓ(s) − ½ s ∂ℓ/∂s.
+    """
+    running = optimum.limit & (limit_values(names, optimum) == 0) & (optimum.theta > 0)
+    gradient = found.gradient if running.any() else 0.0
+    return found.log_value - np.sum(running * optimum.theta * gradient, axis=1) / 2
+
+
 def scale_limits(objective: learn.Objective, optimum: learn.Found) -> Float[Array, "V k"]:
     """For scales at zero, where the log evidence has dropped by `DROP`.
 
@@ -167,11 +178,15 @@ def singular_limits(objective: learn.Objective, optimum: learn.Optimum, table: d
 
 
 def far_limits(objective: learn.Objective, optimum: learn.Optimum, table: dict[str, Array]) -> None:
-    """Fill in the lower end of what runs to infinity, by profile."""
-    names = objective.hyperparameters
-    for r in np.flatnonzero(np.isinf(table["estimate"][0]) & np.isnan(table["lower"][0])):
+    """Fill in the other end of what runs to an end of its support that is not zero, by profile."""
+    names, estimate = objective.hyperparameters, table["estimate"][0]
+    asked = table["at_boundary"][0].astype(bool) & ~np.isnan(estimate) & (estimate != 0)
+    asked &= np.isnan(table["lower"][0]) | np.isnan(table["upper"][0])
+    asked &= [name in names.names for name in names.reported]
+    for r in np.flatnonzero(asked):
         unit = float(objective.units[names.index(names.reported[r])])
-        table["lower"][0, r] = Profile(objective, optimum, names.reported[r]).ends(np.inf, np.nan, DROP, unit)[0]
+        profile = Profile(objective, optimum, names.reported[r])
+        table["lower"][0, r], table["upper"][0, r] = profile.ends(float(estimate[r]), np.nan, DROP, unit)
 
 
 def _drop_point(

@@ -163,6 +163,8 @@ def test_check(fit, tmp_path):
     done = run("check", tmp_path / "fit")
     assert done.exit_code == 0
     assert done.stdout.startswith(f"{fit.check().verdict}\nLargest slope ")
+    told = run("check", tmp_path / "fit", "--simulations", 20).stdout
+    assert "Scores of 20 simulated data sets" in told
     found = json.loads(run("check", tmp_path / "fit", "--json").stdout)
     assert found["curvature"] == fit.check().curvature
 

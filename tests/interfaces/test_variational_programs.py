@@ -218,7 +218,7 @@ def test_settings_that_do_not_fit():
         marglik.fit(mean_of, args=(NORMAL,), hyper=["tau"], method="variational", samples=0)
     with pytest.raises(ValueError, match="guide='full' is for method='variational'"):
         marglik.fit(mean_of, args=(NORMAL,), hyper=["tau"], method="laplace", guide="full")
-    with pytest.raises(ValueError, match="guide= and samples= are for NumPyro programs"):
+    with pytest.raises(ValueError, match="is for NumPyro programs, and this is a formula"):
         marglik.fit("y ~ 1", {"y": NORMAL}, method="variational", guide="full")
 
 

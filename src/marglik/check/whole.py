@@ -38,8 +38,9 @@ def checked(
     if many and not method.batched(model):
         return Check.of(optimum, names, method.exact, {})
     evidence, lower = fit._evidence, _lower(fit)
-    if many or method.exact or evidence.checks or not np.all(optimum.converged):
-        return Check.of(optimum, names, method.exact, evidence.checks, consistency=simulated, lower=lower)
+    exact = method.exact or not model.n_weights
+    if many or exact or evidence.checks or not np.all(optimum.converged):
+        return Check.of(optimum, names, exact, evidence.checks, consistency=simulated, lower=lower)
     assessed = method.assessed(model, optimum.theta[0], optimum.warm)
     found = approximation(model, optimum, evidence, draws, seed, quick, anneal)
     return Check.of(optimum, names, False, evidence.checks, assessed, found, simulated, remedy(model, method), lower)

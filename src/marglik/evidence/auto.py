@@ -54,6 +54,11 @@ def choose(
         if Exact().unsuited(model) is None:
             return Choice(Exact(), "the likelihood is Gaussian, so the integral has a closed form")
         return Choice(Laplace(), f"the integral has no closed form: the exact method {Exact().unsuited(model)}")
+    if not model.n_weights and not EvidenceMethod.registry[asked].modal:
+        raise ValueError(
+            f"method={asked!r} has nothing to integrate out: the model has no weights or latent sites, so its evidence "
+            "is its density. Leave method= out."
+        )
     method = EvidenceMethod.registry[asked](**given)
     unsuited = method.unsuited(model)
     if unsuited is not None and model.part is not None:

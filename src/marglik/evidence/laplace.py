@@ -69,6 +69,12 @@ class Newton:
                 return point, w, "The log joint density or its derivatives are not finite."
             small = self._small(point)
             if gain < small and (gain < 1e-3 * before or gain < 1e-10 * small or gain > before):
+                away = _off_saddle(model, theta, w, point) if trouble else None
+                if away is not None:
+                    w, point = away
+                    step, gain, trouble = _step(point)
+                    before = np.inf
+                    continue
                 arrived = trouble or gain < ARRIVED * small
                 last = point if arrived else model.at(w + step, theta)
                 if last is not point and np.isfinite(last.log_joint):
@@ -116,6 +122,18 @@ FAR = 10.0
 ROUNDING = 1e-9
 """A share of the log joint that its digits may not tell, where effects of a huge scale cancel in η."""
 SADDLE = "The point found is a saddle or a minimum, not a mode."
+
+
+def _off_saddle(model: Model, theta: Array, w: Array, point: Expansion) -> tuple[Array, Expansion] | None:
+    """A higher point along the direction in which the log joint bends up most; None if none is found."""
+    along = point.upward()
+    if along is None:
+        return None
+    for size in (1.0, -1.0, 0.1, -0.1, 0.01, -0.01):
+        there = model.at(w + size * along, theta)
+        if there.log_joint > point.log_joint + 1e-3 * size**2:
+            return w + size * along, there
+    return None
 
 
 def _step(point: Expansion) -> tuple[Array, float, str | None]:

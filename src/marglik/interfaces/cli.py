@@ -310,14 +310,16 @@ def predict(
 
 @main.command()
 @click.argument("saved")
+@click.option("--simulations", default=0, metavar="N", help="Also test the scores of N data sets from the fit.")
+@click.option("--anneal/--no-anneal", default=None, help="A second opinion by annealing; where it is needed if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-def check(saved: str, as_json: bool) -> int:
+def check(saved: str, simulations: int, anneal: bool | None, as_json: bool) -> int:
     """Say whether the fit in SAVED can be trusted."""
     from dataclasses import asdict
 
     from marglik.saving import load
 
-    found = load(saved).check()
+    found = load(saved).check(simulations=simulations, anneal=anneal)
     if as_json:
         _print_json(plain(asdict(found)))
     else:

@@ -119,19 +119,29 @@ def fit(
     >>> float(round(fit.log_evidence, 4))
     -5.4496
     """
-    if (guide is not None or samples is not None) and isinstance(model, str | LinearModel):
-        raise ValueError("guide= and samples= are for NumPyro programs; leave them out.")
+    of_formulas = {
+        "data": data,
+        "weights": weights,
+        "family": family,
+        "link": link,
+        "reml": reml,
+        "missing": missing,
+        "select": select,
+    }
+    of_programs = {"args": args, "kwargs": kwargs, "hyper": hyper, "guide": guide, "samples": samples}
     described: Described
     if isinstance(model, str):
+        _refuse(of_programs, "is for NumPyro programs, and this is a formula")
         described = _formula(model, data, family, link, reml, weights, missing, select)
     elif isinstance(model, LinearModel):
-        if data is not None or weights is not None:
-            raise ValueError("A LinearModel holds its own data and weights; leave data= and weights= out.")
+        _refuse(of_programs, "is for NumPyro programs, and this is a LinearModel")
+        _refuse(of_formulas, "is for formulas, and a LinearModel holds that itself")
         described = Described(model)
     elif callable(model):
+        _refuse(of_formulas, "is for formulas, and a program says that itself")
         from marglik.interfaces.numpyro import program
 
-        translated = program(model, tuple(args), dict(kwargs or {}), tuple(hyper))
+        translated = program(model, tuple(args), dict(kwargs or {}), hyper)
         described = Described(translated, notes=translated.notes)
     else:
         raise ValueError(
@@ -153,6 +163,20 @@ def fit(
             source=described.source,
             notes=described.notes,
         )
+
+
+DEFAULTS = {"family": "gaussian", "reml": True, "missing": "raise", "select": False, "args": (), "hyper": ()}
+"""Of what belongs to one kind of model only; None for all else."""
+
+
+def _refuse(options: Mapping[str, Any], why: str) -> None:
+    """Say that an option is not for this kind of model, if it is given."""
+    for name, value in options.items():
+        default = DEFAULTS.get(name)
+        if value is default or (isinstance(value, str | tuple | list | Mapping) and not value):
+            continue
+        if not (isinstance(default, str | tuple) and isinstance(value, type(default)) and value == default):
+            raise ValueError(f"{name}= {why}. Leave it out.")
 
 
 class Described(NamedTuple):

@@ -212,7 +212,7 @@ def _estimates(what: str, frame: DataFrame, held: Sequence[str]) -> Table:
         if name in held:
             rows.append((str(name), number(estimate), "held", "", ""))
         elif at_boundary:
-            rows.append((str(name), number(estimate, 1), "boundary", number(lower, 3), number(upper, 3)))
+            rows.append((str(name), number(estimate), "boundary", number(lower, 3), number(upper, 3)))
         else:
             places = decimals(se)
             cells = (fixed(x, places) for x in (estimate, se, lower, upper))

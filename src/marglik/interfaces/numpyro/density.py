@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpyro
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
@@ -50,8 +51,14 @@ class Densities:
             name = site["name"]
             if name in raw and site["type"] == "sample":
                 transform = biject_to(site["fn"].support)  # which may depend on other sites
-                value = transform(raw[name])
-                log_dets[name] = transform.log_abs_det_jacobian(raw[name], value)
+                step = site["infer"].get("_scan_current_index")
+                own = raw[name] if step is None else raw[name][step]
+                value = transform(own)
+                log_det = transform.log_abs_det_jacobian(own, value)
+                if step is None:
+                    log_dets[name] = log_det
+                else:  # a step of a loop leaves nothing behind but sites
+                    numpyro.factor(f"log determinant of {name}", log_det)
                 return value
             return fixed.get(name)
 
@@ -104,9 +111,10 @@ class Densities:
 
     def values(self, w: Any, theta: Any) -> dict[str, Any]:
         """Latent sites on their own scale, and real-valued ``deterministic`` sites."""
-        trace, log_dets = self.run(w, theta)
+        trace, _ = self.run(w, theta)
+        latent = (site.name for site in self.layout.sites)
         derived = [name for name, site in trace.items() if site["type"] == "deterministic" and _real(site["value"])]
-        return {name: trace[name]["value"] for name in (*log_dets, *derived)}
+        return {name: trace[name]["value"] for name in (*latent, *derived)}
 
     def draw(self, key: Any, theta: Any) -> Any:
         """Weights drawn from p(w|θ)."""

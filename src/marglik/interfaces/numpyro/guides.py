@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -115,7 +116,7 @@ class _Gaussian(Guide):
     @cached_property
     def order(self) -> Array:
         """Where among the guide's coordinates each weight is."""
-        with x64():
+        with x64(), jax.ensure_compile_time_eval():
             sites = self.function._unpack_latent(jnp.arange(float(self._size)))
             return np.asarray(self.densities.layout.ravel(sites)).astype(int)
 

@@ -40,6 +40,9 @@ MANY = 8
 """From so many directions on, H costs much more than a score."""
 MOST_DENSE, LEAST_CURVED = 500, 1e-6
 """Up to so many coordinates, steps near a saddle go along H's eigenvectors, each taken to be at least so curved."""
+NEXT_TO_ZERO = 1e-8
+"""Where a mode search sets out. At zero itself |x| and max(x, 0) have no slope, and NumPyro's Bernoulli and binomial
+densities, which are made of them, the wrong one."""
 DRAWS = 8
 """Draws from the prior from which a mode search may set out, where it cannot from zero."""
 PROBE_TOLERANCE = 1e-8
@@ -70,7 +73,14 @@ def program(
 
 
 def _own(value: Any) -> Any:
-    """A copy of an array: JAX remembers the precision of the very array that it met, beyond the ``with`` block."""
+    """A copy of an array: JAX remembers the precision of the very array that it met, beyond the ``with`` block.
+
+    A column of a frame as an array.
+    """
+    if isinstance(value, jax.core.Tracer):
+        raise BadProgram("marglik.fit cannot run inside a JAX transformation such as jax.jit. Call it outside.")
+    if type(value).__module__.startswith("pandas") and np.ndim(value) == 1:
+        return np.array(value)
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
@@ -206,8 +216,9 @@ class Program(Model):
 
     @cached_property
     def _start(self) -> Float[Array, "p"]:
-        """Zero, or the first of a few draws from the prior where the density and its slopes are finite."""
-        zero, theta = np.zeros(self.n_weights), self.densities.theta.start
+        """Next to zero, or the first of a few draws from the prior where the density and its slopes are finite."""
+        zero = NEXT_TO_ZERO * np.random.default_rng(0).standard_normal(self.n_weights)
+        theta = self.densities.theta.start
         if _finite(self.at(zero, theta)):
             return zero
         tried = [zero]
@@ -407,12 +418,26 @@ class ProgramExpansion(Expansion):
         ----------
         Dauphin et al. (2014), Identifying and attacking the saddle point problem.
         """
+        if self._curvatures is None:
+            return super().ascent()
+        unit, d, U = self._curvatures
+        return unit * (U @ ((U.T @ (unit * self.score)) / np.maximum(np.abs(d), LEAST_CURVED)))
+
+    def upward(self):
+        if self._curvatures is None:
+            return None
+        unit, d, U = self._curvatures
+        along = U[:, 0] * np.sign(U[np.abs(U[:, 0]).argmax(), 0])
+        return unit * along / np.sqrt(-d[0]) if d[0] < -LEAST_CURVED else None
+
+    @cached_property
+    def _curvatures(self) -> tuple[Float[Array, "p"], Float[Array, "p"], Float[Array, "p p"]] | None:
+        """Units of H's diagonal, and H's eigenvalues and eigenvectors in these; None where it is too large."""
         H = self.neg_hessian.to_dense() if len(self.w) <= MOST_DENSE else np.full((1, 1), np.nan)
         if not np.isfinite(H).all():
-            return super().ascent()
+            return None
         unit = np.maximum(np.abs(H.diagonal()), 1e-12 * np.abs(H).max(initial=1e-300)) ** -0.5
-        d, U = np.linalg.eigh(H * np.outer(unit, unit))
-        return unit * (U @ ((U.T @ (unit * self.score)) / np.maximum(np.abs(d), LEAST_CURVED)))
+        return unit, *np.linalg.eigh(H * np.outer(unit, unit))
 
     def log_det_slopes(self, H):
         """With H = FFᵀ, ⟨H⁻¹, G⟩ = Σ uᵀGu over u = F⁻ᵀv, one for each direction v."""

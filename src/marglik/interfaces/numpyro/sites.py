@@ -121,6 +121,8 @@ class Call:
                     "jax.numpy inside the program, and jnp.asarray for arrays that such a value indexes."
                 ) from error
             raise
+        except AssertionError as error:
+            raise BadProgram(f"NumPyro cannot run the program: {error}.") from error
         return found, staged.compiled(derivatives.plain)()
 
 
@@ -159,6 +161,12 @@ def sorted_sites(call: Call, hyper: Sequence[str]) -> tuple[tuple[Maximised, ...
             raise BadProgram(
                 f"{missing} of the observed values of site {name!r} are NaN. Leave them out, or hide them with "
                 "numpyro.handlers.mask."
+            )
+    for name, numbers_of in found["starts"].items():
+        if not numbers_of["inside"]:
+            raise BadProgram(
+                f"The start of numpyro.param {name!r} lies outside its own constraint, {_constraint(trace[name])}. "
+                "Give one inside as its second argument."
             )
     free = {name: s for name, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
     params = [name for name, s in trace.items() if s["type"] == "param"]
@@ -258,8 +266,10 @@ def _constraint(site: Any) -> Any:
 
 
 def start_and_ends(site: Any) -> dict[str, Any]:
-    """Where learning sets out, the ends of the support, and whether there is a proper prior."""
-    return {"start": _start(site), "proper": jnp.asarray(_proper(site)), **_ends(_constraint(site))}
+    """Where learning sets out and whether that is allowed, the ends of the support, whether there is a proper prior."""
+    start, proper = _start(site), jnp.asarray(_proper(site))
+    inside = jnp.all(_constraint(site)(start)) if site["type"] == "param" else jnp.asarray(True)
+    return {"start": start, "inside": inside, "proper": proper, **_ends(_constraint(site))}
 
 
 def missing_values(trace: Mapping[str, Any]) -> dict[str, Any]:
