@@ -92,6 +92,16 @@ def test_a_column_that_separates():
     assert np.isfinite(marglik.fit(model).log_evidence)
 
 
+def test_separation_beside_a_learned_scale():
+    """Under REML the evidence rises with the scale for ever: said, with what to do."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    with pytest.warns(UserWarning, match=r"rises as sd\(ridge\(x\)\) grows without end.*reml=False"):
+        fit = marglik.fit("y ~ ridge(x)", {"x": x, "y": (x > 0) * 1}, family="bernoulli")
+    assert not fit.converged
+    assert "separation" in fit.check().verdict
+
+
 def test_trials_that_are_none():
     says(("whole number from 0", "1.5 in row 1"), lambda: Binomial(trials=[1.0, 1.5]))
     says(("numbers of trials for 2 rows",), lambda: LinearModel(Binomial(trials=[1, 1]), Ridge(np.eye(3)), np.zeros(3)))

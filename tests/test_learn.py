@@ -335,3 +335,74 @@ def test_turned_rows_leave_all_but_one_covariance():
     for end in ends[4:]:
         np.testing.assert_allclose(end[2, 2], 0, atol=1e-12)
         np.testing.assert_allclose(end[2] @ end[2], L[2] @ L[2])
+
+
+def scales(slope, bend=0.0, cross=0.3):
+    """Two coordinates about their maxima, and a scale s with slope s² + bend s⁴ + cross s²(φ₁ − c₁); its start is 1."""
+    far = np.log([3.0, 0.5])
+    A = np.array([[2.0, 0.4], [0.4, 1.0]])
+
+    def parts(phi):
+        d, s2 = phi[:, :2] - far, np.exp(2 * phi[:, 2])
+        return d, s2, slope + cross * d[:, 0]
+
+    def value(phi):
+        d, s2, a = parts(phi)
+        return -np.einsum("vi,ij,vj->v", d, A, d) / 2 + a * s2 + bend * s2**2
+
+    def gradient(phi):
+        d, s2, a = parts(phi)
+        along = np.column_stack([cross * s2, np.zeros(len(phi))])
+        return np.column_stack([along - d @ A, 2 * a * s2 + 4 * bend * s2**2])
+
+    return landscape((Positive(),) * 3, value, gradient), np.exp(far)
+
+
+def counted(objective, start):
+    """The maximum from there, and how many values it took."""
+    calls = []
+    method = objective.method
+    kept = type(method).__call__
+    type(method).__call__ = lambda self, *args: calls.append(args) or kept(self, *args)
+    return learn.maximise(objective, np.array([start]), np.ones((1, 3), bool)), len(calls)
+
+
+@pytest.mark.parametrize("bend", [0.0, -2.0])
+def test_a_scale_that_belongs_at_zero_falls_there_at_once(bend):
+    objective, peak = scales(-1.0, bend)
+    optimum, calls = counted(objective, [1.0, 1.0, 0.28])
+    assert optimum.converged.all()
+    np.testing.assert_array_equal(optimum.limit, [[False, False, True]])
+    np.testing.assert_allclose(optimum.theta[0, :2], peak, rtol=1e-6)
+    assert optimum.theta[0, 2] < 1e-3
+    assert calls < 3 + 6 + 8  # differences where it sets out and where it ends, and steps
+
+
+@pytest.mark.parametrize("least", [0.01, 0.05, 0.2])
+def test_a_scale_with_a_maximum_on_the_way_is_not_taken_to_zero(least):
+    """That of a s² + b s⁴ lies at s² = −a/2b."""
+    objective, peak = scales(0.1 / least**2, -0.05 / least**4, cross=0.0)
+    optimum, _ = counted(objective, [1.0, 1.0, 0.29])
+    assert optimum.converged.all()
+    assert not optimum.limit.any()
+    np.testing.assert_allclose(optimum.theta[0], [*peak, least], rtol=1e-6)
+
+
+def test_steps_from_two_starts():
+    """The gradient at a second start stands for differences at the first, where by it the evidence bends down."""
+    rng = np.random.default_rng(2)
+    half = rng.standard_normal((4, 4))
+    A, c = half @ half.T / 4 + np.eye(4), rng.uniform(-1, 1, 4)
+    seen = []
+
+    def gradient(phi):
+        seen.append(phi[0].copy())
+        return -(phi - c) @ A
+
+    objective = landscape((Positive(),) * 4, lambda phi: -np.einsum("vi,ij,vj->v", phi - c, A, phi - c) / 2, gradient)
+    start, beside = np.full((1, 4), 0.2), np.ones((1, 4))
+    optimum = learn.maximise(objective, start, np.ones((1, 4), bool), None, (beside, None))
+    np.testing.assert_allclose(optimum.theta[0], np.exp(c), rtol=1e-8)
+    np.testing.assert_allclose(optimum.hessian[0], -A, rtol=1e-5)
+    np.testing.assert_allclose(seen[1], 0.0)
+    assert np.abs(seen[2] - seen[0]).max() > 0.01  # a step, not a difference

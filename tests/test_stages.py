@@ -37,19 +37,22 @@ def around(theta):
 
 def test_stages_end_where_drawing_anew_gains_nothing(monkeypatch):
     found, visited = drawn(monkeypatch, lambda theta: 0.05 * theta, 0.0)
-    assert found.converged.all() and abs(found.theta[0, 0]) < 1e-4
-    assert len(visited) == found.n_iterations == 4
+    assert found.converged.all()
+    assert len(visited) == found.n_iterations == 3
+    np.testing.assert_allclose(found.theta, 0.05**3)
 
 
 def test_stages_that_go_in_circles_end_where_the_draws_cannot_tell(monkeypatch):
     found, visited = drawn(monkeypatch, around, 0.03)
-    assert found.converged.all() and visited == [0.1, -0.1, 0.1]
+    assert found.converged.all()
+    assert visited == [0.1, -0.1, 0.1]
 
 
 @pytest.mark.parametrize(("std_error", "checks"), [(0.01, ()), (0.03, (("draws", "k̂ is too high."),))])
 def test_what_sound_draws_can_tell_is_not_called_converged(monkeypatch, std_error, checks):
     found, visited = drawn(monkeypatch, around, std_error, checks)
-    assert not found.converged.any() and len(visited) == stages.MOST_STAGES
+    assert not found.converged.any()
+    assert len(visited) == stages.MOST_STAGES
 
 
 def test_a_wide_circle_is_not_called_converged(monkeypatch):

@@ -27,6 +27,8 @@ DROP = 2.705543454095404 / 2
 
 FAR = 50.0
 """So many times further out than where the data tell a ratio alone, they tell nothing else."""
+ENDLESS = 50.0
+"""A maximum that a slope promises further up in φ is none."""
 FLAT, STEEP, INVOLVED, VAGUE = 1e-4, 1e-3, 0.1, 1.0
 """Less curvature than this, in nats in φ, is none; more slope elsewhere is no maximum; a lesser share of a direction is
 not named; a smaller error in φ says that the data tell a value."""
@@ -46,6 +48,13 @@ def undetermined(names: Hyperparameters, optimum: learn.Found) -> str:
                 return (
                     f"The data tell little more than the ratio of {h.name} and {h.beyond[1]}: hold one of them with "
                     "fixed=."
+                )
+        for i in np.flatnonzero(free & (slope > STEEP) & (H.diagonal() > -slope / ENDLESS)):
+            if names[i].even:
+                return (
+                    f"The evidence rises as {names[i].name} grows without end, as it does where columns tell all "
+                    "responses apart (separation): hold it with fixed=, give it a hyperprior=, or maximise fixed "
+                    "effects, reml=False."
                 )
         at = np.flatnonzero(free & meant)
         d, U = np.linalg.eigh(-H[np.ix_(at, at)])

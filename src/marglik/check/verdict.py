@@ -257,7 +257,8 @@ def _verdict(
     undetermined: str,
 ) -> str:
     if undetermined and not findings:
-        return " ".join(["Do not trust the standard errors.", undetermined, *_ends(boundary, many, meanings)])
+        what = "standard errors" if converged else "numbers"
+        return " ".join([f"Do not trust the {what}.", undetermined, *_ends(boundary, many, meanings)])
     if not converged:
         why = " ".join(findings.values()) or "Learning stopped short of a maximum."
         return f"Do not trust these numbers: {why} Rescale columns of very different size, or try restarts=10."
