@@ -33,7 +33,7 @@ BLOCK = 1 << 18
 RUN = 1 << 10
 """Rows that are turned into columns at a time."""
 LARGE = 1 << 20
-"""Entries of columns that are not copied for one target: new memory takes longer than the better layout saves."""
+"""So many entries of columns are not copied: new memory takes longer than a better layout saves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,14 +142,12 @@ class Columns:
     n_flat: int
 
     @classmethod
-    def of(
-        cls, factors: Sequence[Factor], parts: Sequence[Float[Array, "n c"]], n_flat: int, copied: bool = False
-    ) -> Columns:
-        """With the first of the factors as the inner one; dense columns in parts, copied where that is worth it."""
+    def of(cls, factors: Sequence[Factor], parts: Sequence[Float[Array, "n c"]], n_flat: int) -> Columns:
+        """With the first of the factors as the inner one; the dense columns in parts."""
         if len(parts) == 1:
             dense: Dense = parts[0]
         else:
-            dense = np.concatenate(parts, axis=1) if factors else side_by_side(parts, copied)
+            dense = np.concatenate(parts, axis=1) if factors else side_by_side(parts)
         few = np.asfortranarray(dense) if dense.shape[1] <= FEW else dense
         return cls(factors[0] if factors else None, few, tuple(factors[1:]), n_flat)
 
@@ -349,24 +347,26 @@ class SideBySide:
         return SideBySide(tuple(part[rows] for part in self.parts))
 
     def __matmul__(self, w: Float[Array, "d"]) -> Float[Array, "n"]:
-        return _total(part @ own for part, own in zip(self.parts, np.split(w, self._ends), strict=False))
+        pairs = zip(self.parts, np.split(w, self._ends), strict=False)
+        return _total(np.einsum("nd,d->n", X, own) if _streams(X) else X @ own for X, own in pairs)
 
     def __rmatmul__(self, v: Float[Array, "n"]) -> Float[Array, "d"]:
-        return np.concatenate([v @ part for part in self.parts])
+        return np.concatenate([np.einsum("n,nd->d", v, X) if _streams(X) else v @ X for X in self.parts])
+
+
+def _streams(X: Float[Array, "n d"]) -> bool:
+    """Whether NumPy's own loops, which read memory once and in order, beat BLAS: long rows, one after another."""
+    return X.shape[1] > FEW and X.flags.c_contiguous
 
 
 Dense: TypeAlias = np.ndarray | SideBySide
 """Columns with X[rows], Xw as X @ w and Xᵀv as v @ X."""
 
 
-def side_by_side(parts: Sequence[Float[Array, "n c"]], copied: bool) -> Dense:
-    """One array of all columns; unless it is to be copied, the arrays that there are where they are large."""
-    if copied:
-        return in_columns(parts)
-    wide = [part for part in parts if part.shape[1] > FEW]
-    if sum(part.size for part in wide) >= LARGE and all(part.flags.c_contiguous for part in wide):
-        return SideBySide(tuple(parts))
-    return in_columns(parts)
+def side_by_side(parts: Sequence[Float[Array, "n c"]]) -> Dense:
+    """One array of all columns, or the arrays that there are where they are large."""
+    large = sum(part.size for part in parts) >= LARGE
+    return SideBySide(tuple(parts)) if large else in_columns(parts)
 
 
 def in_columns(parts: Sequence[Float[Array, "n c"]]) -> Float[Array, "n d"]:

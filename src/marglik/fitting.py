@@ -100,8 +100,6 @@ def _fit_each(
     """Every target by itself, where the method takes one at a time; one that cannot be learned costs no other."""
     fits: list[Fit | None] = []
     lost: dict[int, ValueError] = {}
-    if not choice.method.exact:
-        _ = model.columns  # laid out for all targets
     for v in range(model.n_targets):
         alone = model.target(v)
         try:

@@ -463,7 +463,7 @@ class LinearModel(Model):
             check_finite(term.columns, term.names)
         flat = np.zeros((n, 0)) if self.flat_in_theta else self.flat_basis.Q
         dense = [flat, *(self.scaled(t.columns) for t in self.dense)]
-        return Columns.of([Factor.of(g) for g in self.groupings], dense, flat.shape[1], self.rows.y.ndim == 2)
+        return Columns.of([Factor.of(g) for g in self.groupings], dense, flat.shape[1])
 
     @cached_property
     def unit_gram(self) -> Arrow:

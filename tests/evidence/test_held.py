@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from marglik import learn
-from marglik.columns import in_columns, leverages, weighted_gram
+from marglik.columns import SideBySide, in_columns, leverages, weighted_gram
 from marglik.evidence import Laplace
 from marglik.evidence.held import FEWEST, Held, Rows, Scales, approach
 from marglik.evidence.scoring import interior_maximum
@@ -57,6 +57,31 @@ def test_products_of_rows(order, columns):
     np.testing.assert_allclose(leverages(C, X), np.einsum("ij,jk,ik->i", X, C, X), rtol=1e-12)
     np.testing.assert_array_equal(in_columns([X, X[:, :1]]), np.column_stack([X, X[:, 0]]))
     np.testing.assert_array_equal(X, kept)
+    np.testing.assert_allclose(weighted_gram(X, w - 0.5), X.T @ ((w - 0.5)[:, None] * X), rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("columns", [3, 40])
+def test_columns_that_are_not_copied(order, columns):
+    """Arrays side by side give what one array of all columns gives."""
+    parts = (
+        np.ones((700, 1)),
+        np.array(rng.standard_normal((700, columns)), order=order),
+        rng.standard_normal((700, 15)),
+    )
+    X, whole = SideBySide(parts), np.concatenate(parts, axis=1)
+    w, v = rng.standard_normal(columns + 16), rng.standard_normal(700)
+    assert X.shape == whole.shape
+    assert np.shares_memory(X[100:200].parts[1], parts[1])
+    np.testing.assert_allclose(X @ w, whole @ w, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(v @ X, v @ whole, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(X[50:90] @ w, whole[50:90] @ w, rtol=1e-12, atol=1e-12)
+    for weights in (None, v, v**2):
+        truth = whole.T @ (whole if weights is None else weights[:, None] * whole)
+        np.testing.assert_allclose(weighted_gram(X, weights), truth, rtol=1e-12, atol=1e-10)
+    C = np.cov(rng.standard_normal((columns + 16, 100)))
+    for matrix in (C, -C):
+        np.testing.assert_allclose(leverages(matrix, X), leverages(matrix, whole), rtol=1e-10)
 
 
 def test_derivatives_with_w_held():

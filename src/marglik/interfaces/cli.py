@@ -311,7 +311,9 @@ def predict(
 @main.command()
 @click.argument("saved")
 @click.option("--simulations", default=0, metavar="N", help="Also test the scores of N data sets from the fit.")
-@click.option("--anneal/--no-anneal", default=None, help="A second opinion by annealing; where it is needed if not given.")
+@click.option(
+    "--anneal/--no-anneal", default=None, help="A second opinion by annealing; by default where it is needed."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def check(saved: str, simulations: int, anneal: bool | None, as_json: bool) -> int:
     """Say whether the fit in SAVED can be trusted."""
