@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Gaussian processes: the prior, and evidence and predictions beside scikit-learn's."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -179,3 +181,16 @@ def test_estimator_is_scikit_learns():
 @pytest.mark.filterwarnings("ignore:The process fits the response exactly")
 def test_estimator_contract():
     check_estimator(GaussianProcessEB(), on_skip=None)
+
+
+@pytest.mark.slow
+def test_an_evidence_that_rises_to_where_the_mode_is_lost():
+    """Laplace's under Student's t, as it may: said, with the way out, which the check finds good."""
+    data = pd.read_csv(Path(__file__).parent / "data" / "gp_student_t" / "data.csv")
+    with pytest.warns(UserWarning, match="where the mode of the weights is lost.*method='variational'"):
+        fit = marglik.fit("y ~ gp(x)", data, family="student_t")
+    assert not fit.converged
+    assert fit.check().verdict.startswith("Do not trust the numbers.")
+    bound = marglik.fit("y ~ gp(x)", data, family="student_t", method="variational")
+    assert bound.converged
+    assert abs(bound.check().approximation.gap) < 0.1

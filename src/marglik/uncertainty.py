@@ -27,6 +27,12 @@ DROP = 2.705543454095404 / 2
 
 FAR = 50.0
 """So many times further out than where the data tell a ratio alone, they tell nothing else."""
+POLE = 1e6
+"""A larger slope where the search ends is that of an evidence without a maximum."""
+LOST = (
+    "The evidence rises without end towards a place where the mode of the weights is lost, as Laplace's does under "
+    "some likelihoods that are not concave: use method='variational', or hold a hyperparameter with fixed=."
+)
 ENDLESS = 50.0
 """A maximum that a slope promises further up in φ is none."""
 FLAT, STEEP, INVOLVED, VAGUE = 1e-4, 1e-3, 0.1, 1.0
@@ -57,6 +63,8 @@ def undetermined(names: Hyperparameters, optimum: learn.Found) -> str:
                     "effects, reml=False."
                 )
         at = np.flatnonzero(free & meant)
+        if not np.isfinite(H[np.ix_(at, at)]).all():
+            return LOST if np.abs(slope[at]).max(initial=0) > POLE else ""
         d, U = np.linalg.eigh(-H[np.ix_(at, at)])
         flat = U[:, np.abs(d) < FLAT]
         rest = slope[at] - flat @ (flat.T @ slope[at])

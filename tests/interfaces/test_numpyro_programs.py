@@ -310,13 +310,27 @@ def test_the_start_moves_where_zero_has_no_density():
     assert abs(fit.log_evidence - truth) < 0.02
 
 
-def test_a_saddle_is_not_a_mode():
+def bimodal():
     """w² ~ N(9, 1): zero is stationary and a minimum along w; the modes are at ±3."""
+    w = numpyro.sample("w", dist.Normal(0, 10.0))
+    numpyro.sample("y", dist.Normal(w**2, 1.0), obs=9.0)
 
-    def bimodal():
-        w = numpyro.sample("w", dist.Normal(0, 10.0))
-        numpyro.sample("y", dist.Normal(w**2, 1.0), obs=9.0)
 
+def test_a_search_leaves_the_line_of_symmetry():
+    """Next to zero the slope points to one of the modes; the check sees both."""
+    fit = marglik.fit(bimodal)
+    w = np.sqrt(9 - 1 / 200)  # where 2w (9 − w²) = w/100
+    bend = 6 * w**2 - 18 + 1 / 100
+    joint = stats.norm(0, 10).logpdf(w) + stats.norm(w**2, 1).logpdf(9)
+    np.testing.assert_allclose(fit.log_evidence, joint + np.log(2 * np.pi / bend) / 2, atol=1e-9, rtol=0)
+    assert "it is 0.7 nats too low" in str(fit.check())
+
+
+def test_a_saddle_is_not_a_mode(monkeypatch):
+    """A search that sets out on the line of symmetry stays there where there are too many directions to look at."""
+    module = sys.modules["marglik.interfaces.numpyro.program"]
+    monkeypatch.setattr(module, "NEXT_TO_ZERO", 0.0)
+    monkeypatch.setattr(module, "MOST_DENSE", 0)
     fit = marglik.fit(bimodal)
     assert fit.log_evidence == -np.inf
     assert not fit.check().converged

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the summary of a program says of the sites that are integrated."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -59,7 +61,11 @@ def test_linear_models_have_none():
     assert "Integrated" not in linear.summary()
 
 
-def test_a_saddle_has_none_to_list():
+def test_a_saddle_has_none_to_list(monkeypatch):
+    module = sys.modules["marglik.interfaces.numpyro.program"]
+    monkeypatch.setattr(module, "NEXT_TO_ZERO", 0.0)
+    monkeypatch.setattr(module, "MOST_DENSE", 0)
+
     def bimodal():
         w = numpyro.sample("w", dist.Normal(0, 10.0))
         numpyro.sample("y", dist.Normal(w**2, 1.0), obs=9.0)

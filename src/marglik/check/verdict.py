@@ -229,8 +229,10 @@ def _doubt(found: Consistency | None) -> str:
 
 
 def _least_curvature(hessian: Float[Array, "k k"], free: Bool[Array, "k"]) -> float:
-    """Smallest eigenvalue of the negative Hessian over the free coordinates that the evidence has."""
+    """Smallest eigenvalue of the negative Hessian over the free coordinates that the evidence has; NaN if not known."""
     free = free & np.any(hessian != 0, axis=1)
+    if not np.isfinite(hessian[np.ix_(free, free)]).all():
+        return np.nan
     return float(np.linalg.eigvalsh(-hessian[np.ix_(free, free)]).min(initial=np.inf))
 
 
