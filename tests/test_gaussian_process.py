@@ -161,6 +161,19 @@ def test_bad_kernels(kernel, message):
         GaussianProcess(x, kernel)
 
 
+@pytest.mark.parametrize("kernel", ["ExpSineSquared()", "ExpSineSquared(periodicity=2.0)"])
+def test_periods_are_found(kernel):
+    """From far off: as high as from the truth, where scikit-learn's search starts."""
+    rng = np.random.default_rng(0)
+    inputs = np.sort(rng.uniform(0, 5, 80))
+    response = np.sign(np.sin(9 * inputs)) + 0.3 * rng.standard_normal(80)
+    fit = marglik.fit(f"y ~ 0 + gp(x, kernel={kernel})", {"x": inputs, "y": response})
+    near = 1.0 * ExpSineSquared(0.5, 2 * np.pi / 9) + WhiteKernel(0.1)
+    best = GaussianProcessRegressor(near).fit(inputs[:, None], response).log_marginal_likelihood_value_
+    assert fit.log_evidence > best - 1e-6
+    np.testing.assert_allclose(fit.hyperparameters["estimate"]["period(gp(x))"], 2 * np.pi / 9, rtol=0.02)
+
+
 def test_categorical_input():
     with pytest.raises(ValueError, match="is a function of numbers, but 'g' is categorical"):
         marglik.fit("y ~ gp(g)", pd.DataFrame({"g": list("abcd"), "y": [1.0, 2.0, 4.0, 3.0]}))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 REACHES = (0.03, 0.1, 0.3, 1.0)
 """Length scales from which learning may set out, as shares of the range of the inputs."""
+CYCLES = range(1, 33)
+"""Half periods within the range of the inputs from which it may set out, beside the period as written."""
 SIZES = (1.0, 0.3)
 """Scales from which it may set out, as multiples of the natural one."""
 FARTHEST = 1e6
@@ -165,7 +167,7 @@ class GaussianProcess(Term):
             which = [str(seen[word, d])] if [w for w, e in keys if e == d].count(word) > 1 else []
             which += [] if d is None else [self.input_names[d]]
             names.append(f"{word}({self.label})" + (f"[{', '.join(which)}]" if which else ""))
-        limits = (self._at_its_ends(word) for word in self._of.names)
+        limits = (self._at_its_ends(*each) for each in zip(self._of.names, self._of.distances, strict=True))
         sd = f"sd({self.label})"
         far = [
             LONG * r if w == "length_scale" and r > 0 else np.inf
@@ -177,8 +179,10 @@ class GaussianProcess(Term):
         )
         return Hyperparameter(sd, even=True, without_size=f"{self.label} is not needed; its kernel means nothing"), *own
 
-    def _at_its_ends(self, word: str) -> tuple[str, str]:
+    def _at_its_ends(self, word: str, distance: bool) -> tuple[str, str]:
         """What it says of the data if a parameter grows without end, and if it falls to zero."""
+        if word == "length_scale" and not distance:  # of a kernel with a period
+            return "", "as its period grows with that, nothing repeats within the data and kernel=RBF() suffices"
         if word == "length_scale":
             constant = f"within the data {self.label} does not vary along it"
             return constant, f"different inputs share nothing, so that {self.label} is noise of each"
@@ -275,6 +279,11 @@ class GaussianProcess(Term):
         lengths = np.array([far and word == "length_scale" for word, far in known], bool)
         shares = np.array(REACHES)[(np.arange(len(REACHES))[:, None] + self._repeats) % len(REACHES)]
         each = np.where(lengths, shares * self._units, self._of.values)[: len(REACHES) if lengths.any() else 1]
+        periods = np.flatnonzero([word == "period" for word in self._of.names])
+        if len(periods):  # evenly spaced in frequency, the one as written first
+            i = periods[0]
+            tried = [each, *(each + (2 * self._reach[i] / k - each) * (np.arange(len(each[0])) == i) for k in CYCLES)]
+            each = np.concatenate(tried)
         return np.array([[size * scale * self._unit(p), *p] for size in SIZES for p in each])
 
     def hyperpriors(self, scale):
