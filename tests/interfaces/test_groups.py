@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from marglik import LogisticRidgeEB, RidgeEB
 from marglik.interfaces.groups import parse, side_by_side
 
 NAMES = ["x0", "x1", "x2", "x3"]
@@ -81,3 +82,12 @@ def test_lists_of_arrays():
 def test_lists_that_are_refused(X, sentence):
     with pytest.raises(ValueError, match=sentence):
         side_by_side(X)
+
+
+@pytest.mark.parametrize("estimator", [RidgeEB, LogisticRidgeEB])
+def test_a_list_of_arrays_without_groups(estimator):
+    parts = [np.eye(6)[:, :2], np.eye(6)[:, 2:]]
+    with pytest.raises(ValueError, match=r"X is a list of 2 arrays\. With groups='input' each of them is a group"):
+        estimator().fit(parts, np.arange(6) % 2)
+    with pytest.raises(ValueError, match=r"groups\[0\] must be an array of column numbers, but has shape \(6, 2\)"):
+        estimator(groups=parts).fit(np.eye(6), np.arange(6) % 2)

@@ -14,7 +14,6 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from marglik.fitting import fit_model
-from marglik.interfaces.groups import side_by_side
 from marglik.interfaces.sklearn import LinearEB, kept_rows
 from marglik.likelihoods import Bernoulli
 from marglik.targets import stacked
@@ -102,9 +101,7 @@ class LogisticRidgeEB(ClassifierMixin, LinearEB):
         ValueError
             There is one class only, a value is not finite (which column, which row), groups do not fit X.
         """
-        groups = None
-        if self._listed:
-            X, groups = side_by_side(X)
+        X, groups = self._columns(X)
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_all_finite=False)
         check_classification_targets(y)
         X, y, counts, _ = kept_rows(sample_weight, X, y)

@@ -49,6 +49,22 @@ def side_by_side(X: Any) -> tuple[Float[Array, "n p"], Groups]:
     return np.concatenate(parts, axis=1), Groups(place, tuple(f"sd(group{i})" for i in range(len(parts))))
 
 
+def one_array(X: Any) -> Any:
+    """X itself, unless it is a list of arrays of columns.
+
+    Raises
+    ------
+    ValueError
+        It is one.
+    """
+    if isinstance(X, list | tuple) and X and all(isinstance(part, np.ndarray) and part.ndim == 2 for part in X):
+        raise ValueError(
+            f"X is a list of {len(X)} arrays. With groups='input' each of them is a group with a scale of its own; "
+            "without, put them side by side in one array."
+        )
+    return X
+
+
 def parse(groups: Any, names: Sequence[str]) -> Groups:
     """``"columns"``, one label a column, or a list of arrays of column numbers.
 
@@ -116,6 +132,11 @@ def _of_numbers(groups: list[Array], p: int) -> Groups:
     """Arrays of column numbers, every column in one of them."""
     place = np.full(p, -1)
     for i, columns in enumerate(groups):
+        if columns.ndim > 1:
+            raise ValueError(
+                f"groups[{i}] must be an array of column numbers, but has shape {columns.shape}. For arrays of columns "
+                "themselves give groups='input', and X as their list."
+            )
         if columns.ndim != 1 or not len(columns) or not np.issubdtype(columns.dtype, np.integer):
             raise ValueError(
                 f"groups[{i}] must be an array of column numbers, but is {np.array2string(columns, threshold=6)}. "

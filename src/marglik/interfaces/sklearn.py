@@ -13,7 +13,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from marglik.fitted import Fit
 from marglik.fitting import fit_model
 from marglik.interfaces.families import likelihood_of
-from marglik.interfaces.groups import parse, side_by_side
+from marglik.interfaces.groups import one_array, parse, side_by_side
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
 from marglik.posterior.base import NewRows
@@ -66,12 +66,12 @@ class LinearEB(BaseEstimator):
     def _new(self, X: Any) -> Array:
         """Rows to predict, checked."""
         check_is_fitted(self)
-        return validate_data(self, side_by_side(X)[0] if self._listed else X, reset=False, dtype=np.float64)
+        return validate_data(self, self._columns(X)[0], reset=False, dtype=np.float64)
 
-    @property
-    def _listed(self) -> bool:
-        """Whether X comes as a list of arrays."""
-        return isinstance(self.groups, str) and self.groups == "input"
+    def _columns(self, X: Any) -> tuple[Any, Groups | None]:
+        """X as one array, and the groups if it comes as a list of arrays."""
+        listed = isinstance(self.groups, str) and self.groups == "input"
+        return side_by_side(X) if listed else (one_array(X), None)
 
     @property
     def _theta(self) -> Array:
@@ -231,9 +231,7 @@ class RidgeEB(MultiOutputMixin, RegressorMixin, LinearEB):
                 f"{type(likelihood).__name__} needs the number of trials of each row: family=Binomial(trials=…). For "
                 "a response of 0 and 1 use family='bernoulli'."
             )
-        groups = None
-        if self._listed:
-            X, groups = side_by_side(X)
+        X, groups = self._columns(X)
         X, y, counts, kept = kept_rows(sample_weight, *self._validated(X, y))
         self.coef_, self.intercept_ = self._learn(X, y, counts, likelihood.at_rows(kept), groups)
         return self
