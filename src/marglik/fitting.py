@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marglik import learn
-from marglik.evidence import EvidenceMethod, choose
-from marglik.evidence.base import apart
+from marglik.evidence import Evidence, EvidenceMethod, choose
+from marglik.evidence.base import FAR_BELOW, apart
 from marglik.fitted import Fit
 from marglik.hyperparameters import Hyperparameters
 from marglik.model import LinearModel, Model
@@ -32,6 +32,7 @@ from marglik.validate import (
 )
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from numpy import ndarray as Array
 
 
@@ -246,17 +247,17 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
     starts = starts[:, None] if starts.ndim == 2 else starts
     set_out: list[tuple[Array, Any, Any]] = [(starts[0], None, None)]
     if len(starts) > 1:
-        found = [objective.evidence(s) for s in starts]
-        values = [np.ravel(e.log_value)[0] if "mode" not in e.checks else -np.inf for e in found]
+        found = _looked_at(objective, starts)
+        values = [_value(e) for e in found]
         if not np.isfinite(max(values)):
             why = next((e.checks["mode"] for e in found if "mode" in e.checks), "It is not finite at any start value.")
             raise ValueError(f"The evidence could not be computed. {why}")
         first = [int(np.argmax(values))]
         if objective.model.several_maxima:
-            first = apart(objective.hyperparameters.unconstrain(starts[:, 0]), values)
+            first = apart(objective.hyperparameters.unconstrain(starts[: len(found), 0]), values)
         set_out = []
         for i in first:
-            j = max((j for j in (i - 1, i + 1) if 0 <= j < len(starts)), key=values.__getitem__)
+            j = max((j for j in (i - 1, i + 1) if 0 <= j < len(found)), key=values.__getitem__)
             beside = (starts[j], found[j].posterior) if np.isfinite(values[j]) else None
             set_out.append((starts[i], found[i].posterior, beside))
     tries = [learn.maximise(objective, start, free, *near) for start, *near in set_out]
@@ -275,6 +276,22 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
             tries.append(learn.after(best, learn.maximise(objective, at_zero, free)))
             best = max(best, tries[-1], key=lambda o: o.value[0])
     return learn.best(tries)
+
+
+def _looked_at(objective: learn.Objective, starts: Float[Array, "s V k"]) -> list[Evidence]:
+    """The evidence at each start; of ever larger ones none beyond where it has fallen far."""
+    found: list[Evidence] = []
+    larger = not objective.model.several_maxima and bool(np.all(np.diff(starts, axis=0) > 0))
+    for start in starts:
+        found.append(objective.evidence(start))
+        if larger and len(found) > 1 and _value(found[-1]) < _value(found[-2]) - FAR_BELOW:
+            break
+    return found
+
+
+def _value(found: Evidence) -> float:
+    """Of the first target; −∞ where there is no mode."""
+    return float(np.ravel(found.log_value)[0]) if "mode" not in found.checks else -np.inf
 
 
 def _restarted(objective: learn.Objective, start: Array, free: Array, restarts: int, seed: int) -> list[learn.Optimum]:
