@@ -132,6 +132,7 @@ LAYERS = [  # a module imports from layers before its own alone
         "saving",
     },
     {"report.smooth_plots"},
+    {"report.field_plots"},
     {"report.plots"},
     {"interfaces.cli"},
 ]

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,20 @@ class Prior(tuple["Term", ...]):
 
     def __add__(self, other: Prior | Term) -> Prior:  # type: ignore[override]
         return Prior((*self, *(other if isinstance(other, Prior) else (other,))))
+
+
+class Grid(NamedTuple):
+    """Cells of which the last dimension runs fastest.
+
+    Attributes
+    ----------
+    shape, dims, spacing
+        Of each dimension: its number of cells, its name, the distance of neighbours.
+    """
+
+    shape: tuple[int, ...]
+    dims: tuple[str, ...]
+    spacing: tuple[float, ...]
 
 
 class Term(ABC):
@@ -171,6 +185,11 @@ class Term(ABC):
 
     def _factor_slopes(self, theta: Float[Array, "k"]) -> list[Array]:
         return [self.factor_jvp(theta, e) for e in np.eye(len(self.hyperparameters()))]
+
+    @property
+    def grid(self) -> Grid | None:
+        """Where the weights lie, if they are the cells of a grid."""
+        return None
 
     @property
     def inputs(self) -> Float[Array, "n d"]:

@@ -14,7 +14,7 @@ from scipy.linalg import eigh
 from marglik.hyperparameters import Hyperparameter, Positive
 from marglik.hyperpriors import simple_range, simple_scale
 from marglik.linalg import Kron, along
-from marglik.priors.base import DenseMoves, Moves, Term, as_matrix, default_names
+from marglik.priors.base import DenseMoves, Grid, Moves, Term, as_matrix, default_names
 from marglik.roots import Root
 from marglik.validate import check_finite
 
@@ -126,6 +126,10 @@ class ReceptiveField(Term):
     basis: Basis | None = None
     kernel = True
     covaries = True
+
+    @property
+    def grid(self):
+        return Grid(self.shape, self.dims, self.spacing)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         shape = tuple(int(m) for m in np.atleast_1d(self.shape))

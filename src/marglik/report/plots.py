@@ -14,6 +14,7 @@ import numpy as np
 
 from marglik.hyperparameters import Positive
 from marglik.model import LinearModel
+from marglik.report.field_plots import draw as draw_field
 from marglik.report.smooth_plots import draw as draw_smooths
 from marglik.report.smooth_plots import drawable
 from marglik.report.text import decimals, fixed, number, shortened
@@ -65,8 +66,9 @@ def overview(fit: Fit, path: str | Path | None = None) -> Any:
     """Draw a fit.
 
     Hyperparameters and fixed effects with 95 % intervals; the levels of a grouping factor, or the weights of
-    a ridge term, with theirs; smooths as curves or maps; and the fitted lines over the data, level by level, for one
-    numeric covariate and a factor of at most 30 levels. For several targets, how the estimates spread over them.
+    a ridge term, with theirs; smooths and receptive fields as curves or maps; and the fitted lines over the data,
+    level by level, for one numeric covariate and a factor of at most 30 levels. For several targets, how the estimates
+    spread over them.
 
     Parameters
     ----------
@@ -186,6 +188,12 @@ def _panel(rows: Rows) -> Panel:
     return Panel(len(rows), lambda ax: _draw_rows(ax, rows))
 
 
+def _field(fit: Fit, term: Any) -> Panel:
+    mean, sd = fit.posterior.mean[term.label], fit.posterior.sd[term.label]
+    title = f"{term.label}, edf {fixed(float(fit.edf[term.label]), 2)}"
+    return Panel(10, lambda ax: draw_field(ax, title, term.grid, mean, sd))
+
+
 def _telling(fit: Fit) -> tuple[Lines | None, list[Panel]]:
     """Lines over the data where there can be any, and what else shows most, in order."""
     model = fit.model
@@ -195,7 +203,8 @@ def _telling(fit: Fit) -> tuple[Lines | None, list[Panel]]:
     smooths = drawable(fit)
     terms = [t for t in model.prior if not t.flat and t.label not in smooths]
     terms.sort(key=lambda t: not t.grouped)
-    panels = [_panel(_levels(fit, t) if t.grouped else _weights(fit, t)) for t in terms]
+    terms.sort(key=lambda t: t.grid is None)
+    panels = [_field(fit, t) if t.grid else _panel(_levels(fit, t) if t.grouped else _weights(fit, t)) for t in terms]
     return Lines.of(fit), [*panels, Panel(10, lambda ax: _draw_fitted(fit, ax))]
 
 
