@@ -66,6 +66,11 @@ def half_normal(scale: float) -> Any:
     scale
         In the units of the standard deviation.
 
+    Raises
+    ------
+    ValueError
+        It is not above zero.
+
     Examples
     --------
     >>> from marglik.hyperpriors import half_normal
@@ -79,6 +84,16 @@ def half_normal(scale: float) -> Any:
 
 def half_cauchy(scale: float) -> Any:
     """|x| for x Cauchy with this scale, its median (Gelman 2006).
+
+    Parameters
+    ----------
+    scale
+        In the units of the standard deviation.
+
+    Raises
+    ------
+    ValueError
+        It is not above zero.
 
     Examples
     --------
@@ -102,6 +117,11 @@ def penalised_complexity(upper: float, tail: float = 0.05) -> Any:
         A standard deviation that would be large.
     tail
         The probability of one that is larger.
+
+    Raises
+    ------
+    ValueError
+        ``upper`` is not above zero, or ``tail`` no probability.
 
     References
     ----------
@@ -135,6 +155,11 @@ def penalised_range(lower: float, tail: float = 0.05, dimension: int = 1) -> Any
         The probability of one that is shorter.
     dimension
         d, of the inputs that share the length scale.
+
+    Raises
+    ------
+    ValueError
+        ``lower`` is not above zero, ``tail`` no probability, or ``dimension`` no whole number above zero.
 
     References
     ----------

@@ -39,6 +39,11 @@ def lagged(
     (n, lags · cells)
         With lags as the slowest dimension, as ``ReceptiveField(…, shape=(lags, *frame))`` has them.
 
+    Raises
+    ------
+    ValueError
+        ``x`` is a single number, a number of lags is not whole or negative, or ``trial`` does not name one a row.
+
     Examples
     --------
     >>> import marglik
