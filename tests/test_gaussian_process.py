@@ -136,6 +136,27 @@ def test_text_of_a_kernel_has_all_digits(kernel):
     np.testing.assert_array_equal(parse(spell(kernel)).theta, kernel.theta)
 
 
+@pytest.mark.parametrize(
+    ("called", "written"),
+    [
+        ("Exponentiation(RBF(), 2)", "RBF()**2"),
+        ("Sum(RBF(), Product(Matern(), DotProduct()))", "RBF() + Matern() * DotProduct()"),
+    ],
+)
+def test_names_of_operators(called, written):
+    assert parse(called) == parse(written)
+
+
+def test_sine_has_only_a_ratio():
+    """As s and ℓ grow with one ratio, s² exp(−2 sin²/ℓ²) is a sine beside the intercept."""
+    rng = np.random.default_rng(5)
+    inputs = rng.uniform(0, 5, 60)
+    response = np.sin(2 * inputs) + 0.2 * rng.standard_normal(60)
+    fit = marglik.fit("y ~ gp(x, kernel=ExpSineSquared())", {"x": inputs, "y": response})
+    assert "little more than the ratio of length_scale(gp(x)) and sd(gp(x))" in fit.check().verdict
+    np.testing.assert_allclose(fit.hyperparameters["estimate"]["period(gp(x))"], np.pi, rtol=0.03)
+
+
 def test_scale_of_a_kernel_is_the_amplitude():
     assert without_scale(2.0 * RBF(3.0)) == RBF(3.0)
     assert GaussianProcess(x, ConstantKernel() * RBF()).hyperparameters() == GaussianProcess(x).hyperparameters()
@@ -149,6 +170,8 @@ def test_scale_of_a_kernel_is_the_amplitude():
             "has a WhiteKernel, but the noise is the likelihood's, as sd\\(noise\\). Leave it out",
         ),
         ("RFB()", "names 'RFB'. Did you mean 'RBF'"),
+        ("PairwiseKernel()", "DotProduct, ConstantKernel; they may be joined by"),
+        ("Sum(RBF())", "names 'Sum'"),
         ("RBF(", "could not be understood"),
         ("__import__('os')", "names '__import__'"),
         ("RBF(sigma=1)", "has options that RBF does not take"),
@@ -192,10 +215,9 @@ def test_estimator_is_scikit_learns():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The process fits the response exactly")
-@pytest.mark.filterwarnings(
-    "ignore:The data tell little more than the ratio"
-)  # some of its responses are straight lines
+@pytest.mark.filterwarnings("ignore:The data tell little more than the ratio")
 def test_estimator_contract():
+    """Some of its responses are straight lines, others without noise."""
     check_estimator(GaussianProcessEB(), on_skip=None)
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 KNOWN = ("RBF", "Matern", "RationalQuadratic", "ExpSineSquared", "DotProduct", "ConstantKernel")
 """Kernels that text may name."""
 OPERATORS = {ast.Add: operator.add, ast.Mult: operator.mul, ast.Pow: operator.pow}
+CALLED = {"Sum": operator.add, "Product": operator.mul, "Exponentiation": operator.pow}
+"""The same, by the names that scikit-learn has for them; each takes two."""
 SPELLED = {"Sum": "+", "Product": "*"}
 WORDS = {"periodicity": "period"}
 """What a parameter is called here, where scikit-learn calls it otherwise."""
@@ -56,14 +58,20 @@ def _built(node: ast.expr, text: str) -> Any:
         name = node.func.id
         if name == "WhiteKernel":
             raise ValueError(_no_noise(text))
+        if name in CALLED and len(node.args) == 2 and not node.keywords:
+            return CALLED[name](*(_built(part, text) for part in node.args))
         if name in KNOWN:
             try:
                 given = {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg}
                 return getattr(home, name)(*map(ast.literal_eval, node.args), **given)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"kernel={text!r} has options that {name} does not take: {error}.") from None
-        raise ValueError(f"kernel={text!r} names {name!r}.{did_you_mean(name, KNOWN)} The kernels are {listed(KNOWN)}.")
+        raise ValueError(f"kernel={text!r} names {name!r}.{did_you_mean(name, KNOWN)} {_kernels()}")
     raise ValueError(f"kernel={text!r} may hold kernels, numbers, +, * and ** alone, such as RBF() + Matern(nu=1.5).")
+
+
+def _kernels() -> str:
+    return f"The kernels are {listed(KNOWN, len(KNOWN))}; they may be joined by +, * and **."
 
 
 def _no_noise(text: str) -> str:
@@ -80,7 +88,7 @@ def spell(kernel: Any) -> str:
     if name == "WhiteKernel":
         raise ValueError(_no_noise(str(kernel)))
     if name not in KNOWN:
-        raise ValueError(f"kernel={kernel} holds a {name}, which is not known here. The kernels are {listed(KNOWN)}.")
+        raise ValueError(f"kernel={kernel} holds a {name}, which is not known here. {_kernels()}")
     return f"{name}({', '.join(f'{k}={_plain(v)!r}' for k, v in params.items())})"
 
 

@@ -170,7 +170,7 @@ class GaussianProcess(Term):
         limits = (self._at_its_ends(*each) for each in zip(self._of.names, self._of.distances, strict=True))
         sd = f"sd({self.label})"
         far = [
-            LONG * r if w == "length_scale" and r > 0 else np.inf
+            LONG * (1.0 if np.isnan(r) else r) if w == "length_scale" else np.inf
             for w, r in zip(self._of.names, self._reach, strict=True)
         ]
         own = (
