@@ -294,3 +294,24 @@ def test_a_slope_far_from_its_zero(kind, c):
         np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(other.predict(interval=0.9), fitted.predict(interval=0.9), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(other.random_effects("g")["x"], fitted.random_effects("g")["x"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("c", [1e-6, 1e4])
+def test_units_of_a_response_with_heavy_tails(c):
+    """Scales go with the units, degrees of freedom stay; log p(y) falls by log c for each row but the intercept."""
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=60), "g": np.repeat(list("abcdef"), 10), "y": rng.normal(size=60)}
+    data["y"][::10] += 6 * rng.standard_t(2, 6)
+    own, other = (marglik.fit("y ~ x + (1 | g)", {**data, "y": s * data["y"]}, family="student_t") for s in (1.0, c))
+    np.testing.assert_allclose(other.log_evidence + 58 * np.log(c), own.log_evidence, atol=1e-6, rtol=0)
+    estimates = own.hyperparameters["estimate"].to_numpy()
+    np.testing.assert_allclose(other.hyperparameters["estimate"] / [c, c, 1], estimates, rtol=1e-4)
+    assert other.converged
+
+
+def test_columns_without_a_sign():
+    """Differences of unsigned integers do not wrap."""
+    plain = {"y": np.random.default_rng(0).normal(size=40), "u": np.arange(40), "v": np.full(40, 30)}
+    unsigned = {**plain, "u": plain["u"].astype(np.uint8), "v": plain["v"].astype(np.uint64)}
+    own, other = (marglik.fit("y ~ I(u - v) + offset(-u)", data) for data in (plain, unsigned))
+    assert own.log_evidence == other.log_evidence

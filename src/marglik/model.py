@@ -153,10 +153,12 @@ class LinearModel(Model):
 
     @cached_property
     def response_scale(self) -> float:
-        """Natural size of what terms add to η: the spread of a Gaussian response, 1 for others."""
-        if not self.likelihood.gaussian or self.rows.y.ndim == 2:
+        """Natural size of what terms add to η: the spread of the response where η has its units, 1 elsewhere."""
+        if not self.likelihood.located or self.rows.y.ndim == 2:
             return 1.0
         y = self.rows.y
+        if not self.likelihood.gaussian:
+            return self.likelihood.start_theta(np.asarray(y, float))[0] or 1.0
         mean, square = float(np.mean(y)), float(y @ y) / max(len(y), 1)
         close = square - mean**2 < 1e-6 * square  # a difference would cost digits
         return (float(np.std(y)) if close else np.sqrt(square - mean**2)) or 1.0
@@ -526,7 +528,7 @@ class LinearModel(Model):
         if self.likelihood.gaussian or not f:
             return None
         d, U = np.linalg.eigh(H.border[:f, :f])
-        if d[0] > IMPROPER**-2:
+        if d[0] * self.response_scale**2 > IMPROPER**-2:
             return None
         R = self.flat_basis.R
         away = np.abs(np.linalg.solve(R, U[:, 0])) * np.sqrt(np.sum(R**2, axis=0))
@@ -572,7 +574,7 @@ class LinearModel(Model):
     def start_theta(self):
         own = np.array(self.likelihood.start_theta(self.rows.y))
         own = np.where(own > 0, own, 1.0)  # a constant response has no scale of its own
-        scale = own[0] if self.likelihood.gaussian else 1.0
+        scale = own[0] if self.likelihood.located else 1.0
         flat = self.start_flat() if self.flat_in_theta else np.zeros(0)
         terms = [term.starts(scale) for term in self.prior]
         return np.array(

@@ -135,8 +135,9 @@ def _whole(column: Series) -> bool:
     return isinstance(column.dtype, np.dtype) and column.dtype.kind in "biu"
 
 
-WIDE = {"b": np.bool_, "i": np.int64, "u": np.uint64, "f": np.float64}
-"""Numbers of each kind as wide as they come: NumPy takes logarithms of bytes in half precision."""
+WIDE: dict[str, type] = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float64}
+"""Numbers of each kind as wide as they come: NumPy takes logarithms of bytes in half precision, and differences of
+numbers without a sign wrap."""
 
 
 def settled(column: Series) -> Series:
@@ -163,6 +164,8 @@ def _plain_values(column: Series) -> Series:
 
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in WIDE:
         wide = WIDE[column.dtype.kind]
+        if column.dtype.kind == "u" and column.max() > np.iinfo(np.int64).max:
+            wide = np.float64
         return column if column.dtype == wide else column.astype(wide)
     kind = pd.api.types.infer_dtype(column, skipna=True)
     if kind == "string":

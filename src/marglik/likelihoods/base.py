@@ -83,6 +83,8 @@ class Likelihood(ABC):
         Whether log p(y|η) is concave in η for every θ, so that a posterior mode is unique.
     gaussian
         Whether log p(y|η) is quadratic in η, so that the evidence has a closed form. Weights are then precisions.
+    located
+        Whether η is a place among the responses, in their units, and the first of θ their scale about it.
     link
         Name of the function from the mean to η.
     links
@@ -107,6 +109,7 @@ class Likelihood(ABC):
     registry: ClassVar[dict[str, type[Likelihood]]] = {}
     concave: ClassVar[bool] = False
     gaussian: ClassVar[bool] = False
+    located: ClassVar[bool] = False
     links: ClassVar[tuple[str, ...]] = ()
     link: str = "identity"
 

@@ -36,6 +36,7 @@ class Gaussian(Likelihood):
     outcomes = REAL_NUMBERS
     concave = True
     gaussian = True
+    located = True
 
     def hyperparameters(self):
         return NOISE
@@ -97,6 +98,7 @@ class StudentT(Likelihood):
     """
 
     outcomes = REAL_NUMBERS
+    located = True
 
     def hyperparameters(self):
         return Hyperparameter("scale"), Hyperparameter(
