@@ -19,6 +19,15 @@ def test_a_correction_says_what_the_step_has_shown():
     np.testing.assert_allclose(again, H, atol=1e-10, rtol=0)
 
 
+def test_what_lies_across_the_step_is_no_reason_for_a_leap():
+    """All but perpendicular to the step, what is missing is made up for by a correction of its own size."""
+    step, missing = np.array([1e-4, 0.0]), np.array([1e-9, 1e-6])
+    H = corrected(-np.eye(2)[None], step, -step + missing)[0]
+    np.testing.assert_allclose(H @ step, -step + missing, rtol=1e-12)
+    np.testing.assert_allclose(H, H.T)
+    assert np.abs(H + np.eye(2)).max() < 2 * np.linalg.norm(missing) / np.linalg.norm(step)
+
+
 def test_a_diagonal_is_what_bends_down():
     away, change = np.array([[2.0, 2.0, 0.0, -1.0]]), np.array([[-3.0, 3.0, 1.0, 0.5]])
     np.testing.assert_array_equal(diagonal(away, change), [-1.5, 0.0, 0.0, -0.5])

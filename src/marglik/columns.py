@@ -34,6 +34,8 @@ RUN = 1 << 10
 """Rows that are turned into columns at a time."""
 LARGE = 1 << 20
 """So many entries of columns are not copied: new memory takes longer than a better layout saves."""
+FAR = 10
+"""Columns are centred where one of them has a mean of more than so many standard deviations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,22 +136,32 @@ class Columns:
         The other factors.
     n_flat
         Number of flat columns.
+    shift : (n_flat, d)
+        A, where the model's own dense columns are QA + ``dense`` (`centred`): its flat weights are then γ − Aw.
     """
 
     inner: Factor | None
     dense: Dense
     outer: tuple[Factor, ...]
     n_flat: int
+    shift: Float[Array, "f d"]
 
     @classmethod
-    def of(cls, factors: Sequence[Factor], parts: Sequence[Float[Array, "n c"]], n_flat: int) -> Columns:
+    def of(
+        cls,
+        factors: Sequence[Factor],
+        parts: Sequence[Float[Array, "n c"]],
+        n_flat: int,
+        shift: Float[Array, "f d"] | None = None,
+    ) -> Columns:
         """With the first of the factors as the inner one; the dense columns in parts."""
         if len(parts) == 1:
             dense: Dense = parts[0]
         else:
             dense = np.concatenate(parts, axis=1) if factors else side_by_side(parts)
         few = np.asfortranarray(dense) if dense.shape[1] <= FEW else dense
-        return cls(factors[0] if factors else None, few, tuple(factors[1:]), n_flat)
+        shift = np.zeros((n_flat, few.shape[1])) if shift is None else shift
+        return cls(factors[0] if factors else None, few, tuple(factors[1:]), n_flat, shift)
 
     @property
     def n_levels(self) -> int:
@@ -316,6 +328,20 @@ class Columns:
             for factor, place in zip(self.outer, self.places, strict=True):
                 out += 2 * _between(self.inner, factor, C.cross[:, :, place], rows)
         return out
+
+
+def centred(Q: Float[Array, "n f"], X: Float[Array, "n c"]) -> tuple[Float[Array, "n c"], Float[Array, "f c"]]:
+    """X̃ and A of X = QA + X̃, with QᵀQ = n I: QᵀX̃ = 0 where a column lies far from zero, X̃ = X where none does.
+
+    As Q has flat weights, X̃ makes the same model as X. But XᵀWX of columns far from zero has what distinguishes rows in
+    its last digits.
+    """
+    n = max(len(X), 1)
+    A = np.array([np.einsum("n,nc->c", q, X) for q in Q.T]).reshape(Q.shape[1], X.shape[1]) / n
+    means = np.einsum("fc,fc->c", A, A)
+    if not np.any(means > FAR**2 * (np.einsum("nc,nc->c", X, X) / n - means)):
+        return X, np.zeros_like(A)
+    return X - Q @ A, A
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from marglik.columns import Columns, Factor
+from marglik.columns import Columns, Factor, centred
 from marglik.expansion import LinearExpansion
 from marglik.gaussian import gram
 from marglik.gaussian.components import Component, components
@@ -460,12 +460,16 @@ class LinearModel(Model):
     @cached_property
     def columns(self) -> Columns:
         """The design in working order."""
-        n = self.rows.n
+        flat = np.zeros((self.rows.n, 0)) if self.flat_in_theta else self.flat_basis.Q
+        f = flat.shape[1]
+        parts, shift = [flat], [np.zeros((f, f))]
         for term in self.dense:
             check_finite(term.columns, term.names)
-        flat = np.zeros((n, 0)) if self.flat_in_theta else self.flat_basis.Q
-        dense = [flat, *(self.scaled(t.columns) for t in self.dense)]
-        return Columns.of([Factor.of(g) for g in self.groupings], dense, flat.shape[1])
+            X = self.scaled(term.columns)
+            X, A = centred(flat, X) if self.reml else (X, np.zeros((f, X.shape[1])))  # maximised, γ is not free of w
+            parts.append(X)
+            shift.append(A)
+        return Columns.of([Factor.of(g) for g in self.groupings], parts, f, np.concatenate(shift, axis=1))
 
     @cached_property
     def unit_gram(self) -> Arrow:

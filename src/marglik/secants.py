@@ -12,13 +12,24 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
+ASKEW = 0.1
+"""A correction of rank one serves where what is missing lies along the step by more than this cosine."""
+
+
 def corrected(H: Float[Array, "1 k k"], step: Float[Array, "k"], change: Float[Array, "k"]) -> Float[Array, "1 k k"]:
-    """H + rrᵀ/rᵀs with r = change − H s: the least symmetric correction that says what the step has shown."""
+    """H with Hs = change along a step s: H + rrᵀ/rᵀs, where r = change − Hs is what is missing.
+
+    Where r is all but perpendicular to s that would be huge. The smallest symmetric correction is then
+    (rsᵀ + srᵀ)/sᵀs − (rᵀs) ssᵀ/(sᵀs)² (Powell's).
+    """
     missing = change - H[0] @ step
-    along = missing @ step
-    if not abs(along) > 1e-8 * np.linalg.norm(missing) * np.linalg.norm(step):
+    along, length = missing @ step, step @ step
+    if not length > 0:
         return H
-    return H + np.outer(missing, missing) / along
+    if abs(along) > ASKEW * np.linalg.norm(missing) * np.sqrt(length):
+        return H + np.outer(missing, missing) / along
+    beside = np.outer(missing, step) / length
+    return H + beside + beside.T - along / length**2 * np.outer(step, step)
 
 
 def diagonal(away: Float[Array, "1 k"], change: Float[Array, "1 k"]) -> Float[Array, "k"]:

@@ -28,6 +28,7 @@ from marglik.linalg import Arrow
 from marglik.model import LinearModel
 from marglik.posterior.base import Gaussian
 from marglik.progress import tell
+from marglik.secants import corrected
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -234,10 +235,9 @@ class _Search:
                 radius = length / 4
                 if new is None:
                     continue
-            missing = here.gradient - new.gradient - (new.information + A) @ step
-            along = missing @ step
-            if length < LOCAL and abs(along) > 1e-8 * np.linalg.norm(missing) * np.linalg.norm(step):
-                A = A + np.outer(missing, missing) / along
+            if length < LOCAL:
+                bend = corrected((new.information + A)[None], step, here.gradient - new.gradient)[0]
+                A = bend - new.information
             if new.value > here.value + 0.75 * gain and length > 0.9 * radius:
                 radius *= 2
             if new.value >= here.value + 1e-4 * gain - 1e-11 * abs(here.value):

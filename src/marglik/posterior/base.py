@@ -194,6 +194,14 @@ class ArrowPosterior(TermPosterior):
                 row += len(term.coefficients)
         return out
 
+    @cached_property
+    def _to_flat(self) -> Float[Array, "f F"]:
+        """γ, in which the model's own columns are meant, from the working columns' γ and the border's u: γ − AL u."""
+        c = self.model.columns
+        out = np.eye(c.n_flat, c.shape[2])
+        out[:, : c.shift.shape[1]] -= c.shift
+        return self._factors[1].right(out)
+
     def _place(self, term: Term) -> slice:
         """Of a dense term, or of the grouping factor of a grouped one, on the border."""
         dense, outer = self.model.border_places
@@ -206,7 +214,7 @@ class ArrowPosterior(TermPosterior):
         inner, border = top @ L.T, T.right(bottom, transposed=True)
         for term in model.prior:
             if term.flat:
-                gamma = bottom[..., self._flat]
+                gamma = bottom @ self._to_flat.T
                 out[term.label] = np.linalg.solve(model.flat_basis.R, gamma[..., None])[..., 0]
             elif term.grouped:
                 i, grouping, columns = self._groups[id(term)]
@@ -223,9 +231,8 @@ class ArrowPosterior(TermPosterior):
 
     @cached_property
     def flat_covariance(self):
-        C, R = self.joint.covariance.border[self._flat, self._flat], self.model.flat_basis.R
-        half = np.linalg.solve(R, C)
-        return np.linalg.solve(R, half.T)
+        M = np.linalg.solve(self.model.flat_basis.R, self._to_flat)
+        return M @ self.joint.covariance.border @ M.T
 
     @cached_property
     def _covariance(self) -> Arrow:
@@ -312,7 +319,10 @@ class ArrowPosterior(TermPosterior):
                 log_prior = -float(np.sum(own[:, columns] ** 2)) / 2
             else:
                 place = self._place(term)
-                log_det = 2 * float(np.log(cholesky(H.border[place, place]).diagonal()).sum())
+                K = self._to_flat[:, place]
+                beside = K.T @ H.border[self._flat, place]
+                block = H.border[place, place] - beside - beside.T + K.T @ H.border[self._flat, self._flat] @ K
+                log_det = 2 * float(np.log(cholesky(block).diagonal()).sum())
                 log_prior = -float(bottom[place] @ bottom[place]) / 2
             out[term.label] = log_prior - log_det / 2
             log_dets += log_det
@@ -346,6 +356,7 @@ class ArrowPosterior(TermPosterior):
                 dense[:, self._place(term)] = mixed(term, X)
                 eta += X @ self.mean[term.label]
         factors = [Factor(codes, g.n_levels, Z) for (codes, Z), g in zip(levels, model.groupings, strict=True)]
+        dense -= dense[:, self._flat] @ model.columns.shift
         new = Columns.of(factors, [dense], model.columns.n_flat)
         return eta, new.quadratic(self._covariance, InMemory(eta)) + extra
 

@@ -177,8 +177,8 @@ class Ridge(Term):
         return self.factor(direction)
 
     def units(self):
-        own = np.einsum("ij,ij->j", self.columns, self.columns) if self.pieces is None else self.pieces.squares
-        squares = self.factor_vjp(np.zeros(0), own / self.n_rows)
+        own = variances(self.columns) if self.pieces is None else self.pieces.squares / self.n_rows
+        squares = self.factor_vjp(np.zeros(0), own)
         return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))
 
 
@@ -273,6 +273,16 @@ class Gaussian(Term):
 
     def units(self):
         return np.zeros(0)
+
+
+def variances(X: Float[Array, "n p"]) -> Float[Array, "p"]:
+    """Variances of columns; the mean square of one that is constant."""
+    n = max(len(X), 1)
+    squares, means = np.einsum("ij,ij->j", X, X) / n, np.einsum("ij->j", X) / n
+    out = squares - means**2
+    for j in np.flatnonzero(~(out > 1e-6 * squares)):  # the difference has lost its digits
+        out[j] = np.var(X[:, j] - X[0, j]) or squares[j]
+    return out
 
 
 def _root(K: Float[Array, "p p"], label: str) -> Float[Array, "p p"]:
