@@ -15,6 +15,7 @@ from marglik.check import Check, checked
 from marglik.evidence import Evidence, EvidenceMethod, evaluate
 from marglik.model import LinearModel, Model
 from marglik.newrows import Source, rows_to_predict
+from marglik.pools import within_one_pool
 from marglik.posterior.base import ArrowPosterior, Gaussian, NewRows, Posterior, TermPosterior
 from marglik.posterior.prediction import linear_predictor, one_of, predicted
 from marglik.posterior.wide import widened
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 A_PROGRAM = "A program has no {}: that is for linear models. Its sites are in fit.posterior.mean."
 
 
+@within_one_pool
 @dataclass(frozen=True, eq=False)
 class Fit:
     """A model with its hyperparameters at the maximum of the marginal likelihood.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marglik import learn
+from marglik.callers import warn
 from marglik.evidence import Evidence, EvidenceMethod, choose
 from marglik.evidence.base import FAR_BELOW, apart
 from marglik.fitted import Fit
@@ -114,10 +114,7 @@ def _fit_each(
         raise lost[0]
     if lost:
         notes = (*notes, *(f"Target {v} could not be learned. {error}" for v, error in lost.items()))
-        warnings.warn(
-            f"Target {listed(lost)} could not be learned, so its numbers are NaN. {next(iter(lost.values()))}",
-            stacklevel=4,
-        )
+        warn(f"Target {listed(lost)} could not be learned, so its numbers are NaN. {next(iter(lost.values()))}")
     optimum = stacked([None if fit is None else fit.optimum for fit in fits])
     model = replace(model, flat_in_theta=found._linear.flat_in_theta)
     objective = replace(found.objective, model=model)
@@ -205,10 +202,9 @@ def _check_learnable(model: LinearModel, learned: set[str]) -> None:
             check_noise(left_over, model.residuals.spread(), model.rows.n_observations, model.n_flat)
     elif not left_over.all():
         constant = listed(np.flatnonzero(left_over == 0))
-        warnings.warn(
+        warn(
             f"Target {constant} is constant, so there is nothing to learn: its coefficients are zero and its log "
-            "evidence is NaN.",
-            stacklevel=5,
+            "evidence is NaN."
         )
 
 
@@ -314,9 +310,8 @@ def _warn_unless_converged(optimum: learn.Optimum, names: Hyperparameters) -> No
     astray = ~optimum.converged & ~np.isnan(optimum.value)
     if astray.any():
         which = "" if len(astray) == 1 else f" for {counted(int(astray.sum()), 'target')}"
-        warnings.warn(
+        warn(
             undetermined(names, optimum)
             or f"Learning did not converge{which} in {counted(optimum.n_iterations, 'step')}; see fit.check() and "
-            "fit.trace. Rescale columns of very different size, or give start values through restarts=.",
-            stacklevel=4,
+            "fit.trace. Rescale columns of very different size, or give start values through restarts=."
         )

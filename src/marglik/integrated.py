@@ -21,6 +21,7 @@ from marglik.integration import MOST, Improper, Nodes, composite, gauss, grid, i
 from marglik.learn import Located, Objective
 from marglik.model import LinearModel
 from marglik.newrows import rows_to_predict
+from marglik.pools import within_one_pool
 from marglik.posterior.prediction import averaged, one_of
 from marglik.validate import Unsupported
 
@@ -268,6 +269,7 @@ class _Density:
         return centre + covariance @ pull, covariance
 
 
+@within_one_pool
 @dataclass(frozen=True, eq=False)
 class Integrated:
     """The posterior of hyperparameters, weights and predictions, θ integrated under a prior.

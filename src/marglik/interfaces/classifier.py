@@ -13,9 +13,11 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from marglik.callers import warn
 from marglik.fitting import fit_model
 from marglik.interfaces.sklearn import LinearEB, kept_rows
 from marglik.likelihoods import Bernoulli
+from marglik.pools import within_one_pool
 from marglik.targets import stacked
 from marglik.validate import listed
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from marglik.model import LinearModel
 
 
+@within_one_pool
 class LogisticRidgeEB(ClassifierMixin, LinearEB):
     """Logistic regression whose penalties are learned by maximising the marginal likelihood.
 
@@ -131,7 +134,7 @@ class LogisticRidgeEB(ClassifierMixin, LinearEB):
             apart &= ~np.atleast_1d(fit.converged)
         if not apart.any():
             for warning in caught:
-                warnings.warn(warning.message, stacklevel=4)
+                warn(warning.message)
             return fit
         held = fit_model(model, fixed=_wide(model))
         which = self.classes_[1:] if y.shape[1] == 1 else self.classes_[apart]
@@ -140,7 +143,7 @@ class LogisticRidgeEB(ClassifierMixin, LinearEB):
             "without end as scales grow, and they cannot be learned. They are held where log odds have a prior "
             f"standard deviation of {WIDE:g}."
         )
-        warnings.warn(note, stacklevel=4)
+        warn(note)
         notes = (*fit.notes, note)
         if y.shape[1] == 1:
             return replace(held, notes=notes)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from marglik import callers
 from marglik.interfaces.data import (
     as_fitted,
     complete,
@@ -127,10 +127,9 @@ class FormulaSource:
             own = len(self.designs[FIXED][0].names) if FIXED in self.designs else 0
             columns[FIXED] = np.column_stack([columns.get(FIXED, np.zeros((n, own))), *flat.values()])
         if outside:
-            warnings.warn(
+            callers.warn(
                 f"Smooths are extrapolated beyond the data of the fit ({'; '.join(outside)}; rows count from 0), where "
-                "nothing but their penalty is known of them.",
-                stacklevel=4,
+                "nothing but their penalty is known of them."
             )
         return unseen
 

@@ -12,6 +12,7 @@ from marglik.fitting import fit_model
 from marglik.interfaces.families import likelihood_of
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel, Model
+from marglik.pools import one_pool
 from marglik.progress import listening
 from marglik.validate import check_flag
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from marglik.newrows import Source
 
 
+@one_pool()
 def fit(
     model: Any,
     data: Any = None,

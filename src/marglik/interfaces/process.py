@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from marglik.callers import warn
 from marglik.fitted import Fit
 from marglik.fitting import fit_model
 from marglik.interfaces.families import likelihood_of
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
 from marglik.newrows import rows_to_predict
+from marglik.pools import within_one_pool
 from marglik.posterior.prediction import averaged
 from marglik.priors import Flat, GaussianProcess, Prior
 from marglik.rows import InMemory
@@ -30,6 +31,7 @@ LEAST = 1e-4
 INTERCEPT, PROCESS = "intercept", "gp"
 
 
+@within_one_pool
 class GaussianProcessEB(RegressorMixin, BaseEstimator):
     """Gaussian process regression whose kernel and noise are learned by maximising the marginal likelihood.
 
@@ -134,9 +136,8 @@ def _learned(model: LinearModel) -> Fit:
     except FittedExactly:
         pass
     noise = LEAST * model.response_scale
-    warnings.warn(
+    warn(
         f"The process fits the response exactly, so that sd(noise) goes to zero. It is held at {noise:.3g}, 1/10,000 "
-        "of the response's spread.",
-        stacklevel=3,
+        "of the response's spread."
     )
     return fit_model(model, fixed={"sd(noise)": noise})

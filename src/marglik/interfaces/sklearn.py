@@ -16,6 +16,7 @@ from marglik.interfaces.families import likelihood_of
 from marglik.interfaces.groups import one_array, parse, side_by_side
 from marglik.likelihoods import Likelihood
 from marglik.model import LinearModel
+from marglik.pools import within_one_pool
 from marglik.posterior.base import NewRows
 from marglik.posterior.prediction import averaged
 from marglik.priors import Flat, Prior, Ridge
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 INTERCEPT, WEIGHTS = "intercept", "weights"
 
 
+@within_one_pool
 class LinearEB(BaseEstimator):
     """What the estimators share: columns with scales and a flat intercept, and what is learned of them."""
 
@@ -126,6 +128,7 @@ def kept_rows(weights: Any, X: Array, y: Array) -> tuple[Array, Array, Array | N
     return X[kept], y[kept], counts[kept], kept
 
 
+@within_one_pool
 class RidgeEB(MultiOutputMixin, RegressorMixin, LinearEB):
     """Ridge regression whose penalties and noise are learned by maximising the marginal likelihood.
 
