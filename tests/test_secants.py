@@ -22,7 +22,7 @@ def test_a_correction_says_what_the_step_has_shown():
 def test_what_lies_across_the_step_is_no_reason_for_a_leap():
     """All but perpendicular to the step, what is missing is made up for by a correction of its own size."""
     step, missing = np.array([1e-4, 0.0]), np.array([1e-9, 1e-6])
-    H = corrected(-np.eye(2)[None], step, -step + missing)[0]
+    H = corrected(-np.eye(2)[None], step, -step + missing, askew=0.1)[0]
     np.testing.assert_allclose(H @ step, -step + missing, rtol=1e-12)
     np.testing.assert_allclose(H, H.T)
     assert np.abs(H + np.eye(2)).max() < 2 * np.linalg.norm(missing) / np.linalg.norm(step)

@@ -27,7 +27,7 @@ FEW = 12
 """Up to this many dense columns are summed by level one at a time."""
 MOST_ENTRIES = 50_000_000
 """No factor is computed from rows whose border, written out, has more entries."""
-BLOCK = 1 << 18
+BLOCK = 1 << 17
 """Entries of the dense columns that are weighted at a time, so that they stay in the cache."""
 
 RUN = 1 << 10
@@ -272,7 +272,7 @@ class Columns:
             r = self._border(rows) - self.Z[rows] * means[self.codes[rows]]
             return (weighted_gram(r, None if weights is None else weights[rows]),)
 
-        few = max(BLOCK * 16 // max(B.shape[1], 1), 1)
+        few = max(BLOCK * 32 // max(B.shape[1], 1), 1)
         return replace(over, chunk=min(over.chunk, few)).sum(part)[0]
 
     def rooted(
@@ -416,14 +416,12 @@ def weighted_gram(X: Dense, w: Float[Array, "n"] | None) -> Float[Array, "d d"]:
     if isinstance(X, np.ndarray) and (d <= FEW or signed):
         return X.T @ (X if w is None else X * w[:, None])
     out = np.zeros((d, d), order="F")
-    by_column, root = isinstance(X, np.ndarray) and X.flags.f_contiguous, None if w is None or signed else np.sqrt(w)
-    for rows, part in _blocks(X):
+    for rows, part in _blocks(X, None if w is None or signed else np.sqrt(w)):
         if signed:
             out += part.T @ (part * w[rows, None])  # type: ignore[index]
             continue
-        half = part.T if root is None else part.T * root[rows]
-        half = np.ascontiguousarray(half).T if by_column else half
-        out = blas.dsyrk(1.0, half, trans=int(by_column), beta=1.0, c=out, overwrite_c=1)
+        by_column = part.flags.f_contiguous
+        out = blas.dsyrk(1.0, part if by_column else part.T, trans=int(by_column), beta=1.0, c=out, overwrite_c=1)
     return out if signed else np.triu(out) + np.triu(out, 1).T
 
 
@@ -437,22 +435,30 @@ def leverages(C: Float[Array, "d d"], X: Dense) -> Float[Array, "n"]:
     out = np.empty(n)
     for rows, part in _blocks(X):
         if L is None:
-            np.einsum("nd,nd->n", part @ C, part, out=out[rows])
-            continue
-        if isinstance(X, np.ndarray) and X.flags.f_contiguous:
-            half = blas.dtrmm(1.0, L, np.array(part, order="F"), side=1, lower=1, overwrite_b=1).T
+            half = part @ C
+        elif part.flags.f_contiguous:
+            half = part = blas.dtrmm(1.0, L, part, side=1, lower=1, overwrite_b=1)
         else:
-            half = blas.dtrmm(1.0, L, part.T, lower=1, trans_a=1)
-        np.einsum("dn,dn->n", half, half, out=out[rows])
+            half = part = blas.dtrmm(1.0, L, part.T, lower=1, trans_a=1, overwrite_b=1).T
+        np.einsum("nd,nd->n", half, part, out=out[rows])
     return out
 
 
-def _blocks(X: Dense) -> Iterator[tuple[slice, Float[Array, "m d"]]]:
-    """Rows that fit into the cache, and what is in them."""
-    step = BLOCK // max(X.shape[1], 1) + 1
-    for i in range(0, len(X), step):
-        rows = slice(i, i + step)
-        yield rows, written(X[rows])
+def _blocks(X: Dense, by: Float[Array, "n"] | None = None) -> Iterator[tuple[slice, Float[Array, "m d"]]]:
+    """Rows that fit into the cache, and what is in them, each row times its number, in memory to be written over."""
+    n, d = X.shape
+    step = BLOCK // max(d, 1) + 1
+    parts, by_column = (X.parts, False) if isinstance(X, SideBySide) else ((X,), X.flags.f_contiguous)
+    memory = np.empty(min(step, n) * d)
+    for i in range(0, n, step):
+        rows = slice(i, min(i + step, n))
+        block = memory[: (rows.stop - i) * d].reshape(rows.stop - i, d, order="F" if by_column else "C")
+        for own, part in zip(np.split(block, np.cumsum([p.shape[1] for p in parts])[:-1], axis=1), parts, strict=True):
+            if by is None:
+                own[...] = part[rows]
+            else:
+                np.multiply(part[rows], by[rows, None], out=own)
+        yield rows, block
 
 
 def _along(factor: Factor, blocks: Float[Array, "q m m"], rows: slice) -> Float[Array, "n"]:

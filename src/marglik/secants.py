@@ -12,21 +12,19 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
-ASKEW = 0.1
-"""A correction of rank one serves where what is missing lies along the step by more than this cosine."""
-
-
-def corrected(H: Float[Array, "1 k k"], step: Float[Array, "k"], change: Float[Array, "k"]) -> Float[Array, "1 k k"]:
+def corrected(
+    H: Float[Array, "1 k k"], step: Float[Array, "k"], change: Float[Array, "k"], askew: float = 1e-8
+) -> Float[Array, "1 k k"]:
     """H with Hs = change along a step s: H + rrᵀ/rᵀs, where r = change − Hs is what is missing.
 
-    Where r is all but perpendicular to s that would be huge. The smallest symmetric correction is then
-    (rsᵀ + srᵀ)/sᵀs − (rᵀs) ssᵀ/(sᵀs)² (Powell's).
+    That is huge where r is all but perpendicular to s. Up to a cosine of ``askew`` the correction is the smallest
+    symmetric one instead, (rsᵀ + srᵀ)/sᵀs − (rᵀs) ssᵀ/(sᵀs)² (Powell's).
     """
     missing = change - H[0] @ step
     along, length = missing @ step, step @ step
     if not length > 0:
         return H
-    if abs(along) > ASKEW * np.linalg.norm(missing) * np.sqrt(length):
+    if abs(along) > askew * np.linalg.norm(missing) * np.sqrt(length):
         return H + np.outer(missing, missing) / along
     beside = np.outer(missing, step) / length
     return H + beside + beside.T - along / length**2 * np.outer(step, step)

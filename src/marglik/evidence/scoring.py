@@ -5,7 +5,7 @@ On the unconstrained φ, with g the gradient and F what a Gaussian model with th
 of φ, the evidence bends by about B = F + A. F is computed anew at each point; A makes up for what F leaves out, such as
 log|H| moving with W, and learns it from the steps s and the changes y of −g (symmetric rank one):
 
-    φ ← φ + B⁻¹g,    A ← A + rrᵀ/rᵀs,    r = y − (F + A)s
+    φ ← φ + B⁻¹g,    A ← A + rrᵀ/rᵀs,    r = y − (F + A)s    (or else `corrected` by less)
 
 Each point costs one search for the mode, which sets out from where ∂ŵ/∂θ says that it has moved.
 
@@ -57,6 +57,8 @@ BEYOND = 1.0
 """Nats that are allowed for what a climb that leaves the inside may gain after that."""
 LOCAL = 0.5
 """A longer step in φ says little of the curvature at its end."""
+ASKEW = 0.1
+"""A change of the gradient that lies along the step by no larger cosine makes a small correction."""
 PROBE = 1e-3
 """Difference in φ that shows the curvature in the likelihood's own hyperparameters."""
 
@@ -236,8 +238,8 @@ class _Search:
                 if new is None:
                     continue
             if length < LOCAL:
-                bend = corrected((new.information + A)[None], step, here.gradient - new.gradient)[0]
-                A = bend - new.information
+                bend = new.information + A
+                A = corrected(bend[None], step, here.gradient - new.gradient, ASKEW)[0] - new.information
             if new.value > here.value + 0.75 * gain and length > 0.9 * radius:
                 radius *= 2
             if new.value >= here.value + 1e-4 * gain - 1e-11 * abs(here.value):

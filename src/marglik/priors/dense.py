@@ -177,7 +177,7 @@ class Ridge(Term):
         return self.factor(direction)
 
     def units(self):
-        own = variances(self.columns) if self.pieces is None else self.pieces.squares / self.n_rows
+        own = sizes(self.columns) if self.pieces is None else self.pieces.squares / self.n_rows
         squares = self.factor_vjp(np.zeros(0), own)
         return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))
 
@@ -275,13 +275,16 @@ class Gaussian(Term):
         return np.zeros(0)
 
 
-def variances(X: Float[Array, "n p"]) -> Float[Array, "p"]:
-    """Variances of columns; the mean square of one that is constant."""
+FAR = 10
+"""A column varies by its variance, rather than its mean square, where its mean is more than so many times its sd."""
+
+
+def sizes(X: Float[Array, "n p"]) -> Float[Array, "p"]:
+    """Mean squares of columns; of those far from zero about their means, unless they are constant."""
     n = max(len(X), 1)
-    squares, means = np.einsum("ij,ij->j", X, X) / n, np.einsum("ij->j", X) / n
-    out = squares - means**2
-    for j in np.flatnonzero(~(out > 1e-6 * squares)):  # the difference has lost its digits
-        out[j] = np.var(X[:, j] - X[0, j]) or squares[j]
+    out, means = np.einsum("ij,ij->j", X, X) / n, np.einsum("ij->j", X) / n
+    for j in np.flatnonzero(FAR**2 * (out - means**2) < means**2):
+        out[j] = np.var(X[:, j] - X[0, j]) or out[j]
     return out
 
 
