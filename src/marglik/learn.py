@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -150,7 +150,8 @@ def _masked(H: Array, free: Array) -> Array:
 class Optimum:
     """Where learning ended, for each target.
 
-    ``gradient`` and ``hessian`` are in φ, zero along coordinates that are not free; ``limit`` marks coordinates that
+    ``gradient`` and ``hessian`` are in φ, zero along coordinates that are not free; ``curvature`` is the Hessian or a
+    function that computes it. ``limit`` marks coordinates that
     lie at the end of their support (a scale of exactly zero, or a limit that φ approaches at infinity). ``others`` are
     lower maxima that were met; of ``searches`` so many, ``reached``, ended here.
     """
@@ -158,7 +159,7 @@ class Optimum:
     theta: Float[Array, "V k"]
     value: Float[Array, "V"]
     gradient: Float[Array, "V k"]
-    hessian: Float[Array, "V k k"]
+    curvature: Float[Array, "V k k"] | Callable[[], Float[Array, "V k k"]]
     free: Bool[Array, "V k"]
     limit: Bool[Array, "V k"]
     converged: Bool[Array, "V"]
@@ -168,6 +169,11 @@ class Optimum:
     others: Float[Array, "m k"] | None = None
     searches: int = 1
     reached: int = 1
+
+    @cached_property
+    def hessian(self) -> Float[Array, "V k k"]:
+        """In φ."""
+        return self.curvature() if callable(self.curvature) else self.curvature
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,8 +378,8 @@ def _climb(
 ) -> Optimum:
     """Newton's method in φ within a trust region; unless patient, it gives a single crawling target up.
 
-    A Hessian that takes differences is computed where the search sets out and where it ends, and learned from the steps
-    between.
+    A Hessian that takes differences is computed, by forward ones, where the search sets out and where it ends, and
+    learned from the steps between. That of the optimum is left to whoever asks for it.
 
     A scale that shrinks below a fraction of its natural size is tried at exactly zero: it stays there while the slope
     of the evidence in its variance is negative (it is stationary in the standard deviation at zero always). A precision
@@ -391,7 +397,7 @@ def _climb(
     V = len(theta)
     radius = np.full(V, RADIUS)
     value, gradient, hessian, warm = objective.at(theta, free, warm, differences=V > 1)
-    rough = hessian is None  # then one for steps only
+    differenced = rough = hessian is None  # then one for steps only
     before, failed = None, np.zeros(start.shape, int)
     if rough:
         hessian = _first_hessian(objective, theta, free, warm, gradient, beside)
@@ -403,7 +409,7 @@ def _climb(
         iteration += 1
         step, gain, newton = _newton_step(gradient, hessian, free, radius, objective.slack)
         if rough and (gain[0] < 4 * NEGLIGIBLE or np.abs(step).max() < STEP):
-            hessian, rough = objective.at(theta, free, warm)[2], False
+            hessian, rough = objective.differences(theta, free, warm, gradient), False
             step, gain, newton = _newton_step(gradient, hessian, free, radius, objective.slack)
         low = free & vanishing & (theta < SINKING * objective.units) & (gradient < 0) & (V == 1)
         deep = low & (failed < 2) & rough & (before is not None and slope_at_zero(theta, gradient, *before) < 0)
@@ -425,7 +431,7 @@ def _climb(
             asleep = _at_a_limit(objective, theta, hessian, free & ~even)
             limit, free = limit | asleep, free & ~asleep
             step = np.where(free & converged[:, None], step, 0)
-            if np.abs(step).max(initial=0) < STEP:  # the rest of the expansion is below rounding
+            if np.abs(step).max(initial=0) < SAME_HESSIAN:  # the rest of the expansion is below rounding
                 v = np.flatnonzero(step.any(axis=1) & np.isfinite(hessian).all(axis=(1, 2)))
                 theta, bend = _moved(objective, theta, step), np.einsum("vij,vj->vi", hessian[v], step[v])
                 value[v] += np.einsum("vi,vi->v", step[v], gradient[v] + bend / 2)
@@ -478,7 +484,8 @@ def _climb(
     for i in map(int, np.flatnonzero((limit & even).any(axis=0))):
         back = limit[:, i] & (theta[:, i] == 0) & (objective.slope_in_variance(theta, i, warm) > 0)
         converged = converged & ~back
-    return Optimum(theta, value, gradient, hessian, free, limit, converged, iteration, trace, warm)
+    bend = partial(objective.differences, theta, free, warm) if differenced else hessian
+    return Optimum(theta, value, gradient, bend, free, limit, converged, iteration, trace, warm)
 
 
 def _first_hessian(

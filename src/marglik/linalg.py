@@ -22,6 +22,9 @@ LARGE = 100.0
 """Square root of the block size from which the Schur complement is summed rather than subtracted."""
 
 
+SMALL_BLOCK = 2
+"""Blocks up to this size are solved with entry by entry, larger ones by the inverses of their factors."""
+
 LOST = 1e-9
 """Where a pivot is a smaller share of its diagonal entry, the factor is computed from the rows instead."""
 
@@ -306,20 +309,31 @@ class Arrow:
 
     def solve(self, v: Float[Array, "p *r"]) -> Float[Array, "p *r"]:
         """H⁻¹v."""
-        L, half, S = self._factor
+        _, half, S = self._factor
         top, bottom = self.split(v if v.ndim > 1 else v[:, None])
-        top = _solve_blocks(L, top)
+        top = self._halved(top)
         bottom = solve_lower(S, bottom - stacked(half).T @ stacked(top))
         bottom = solve_lower(S, bottom, transposed=True)
-        top = _solve_blocks(L, top - half @ bottom, transposed=True)
+        top = self._halved(top - half @ bottom, transposed=True)
         return _joined(top, bottom).reshape(v.shape)
+
+    def _halved(self, B: Float[Array, "q m r"], transposed: bool = False) -> Float[Array, "q m r"]:
+        """L⁻¹B or L⁻ᵀB for every block."""
+        if B.shape[1] <= SMALL_BLOCK:
+            return _solve_blocks(self._factor[0], B, transposed)
+        return (self._inverse_roots.transpose(0, 2, 1) if transposed else self._inverse_roots) @ B
+
+    @cached_property
+    def _inverse_roots(self) -> Float[Array, "q m m"]:
+        L = self._factor[0]
+        return _solve_blocks(L, np.broadcast_to(np.eye(L.shape[1]), L.shape))
 
     def solve_half(self, v: Float[Array, "p *r"]) -> Float[Array, "p *r"]:
         """F⁻ᵀv for the factor H = FFᵀ, so that standard normal v become draws with covariance H⁻¹."""
-        L, half, S = self._factor
+        _, half, S = self._factor
         top, bottom = self.split(v if v.ndim > 1 else v[:, None])
         bottom = solve_lower(S, bottom, transposed=True)
-        top = _solve_blocks(L, top - half @ bottom, transposed=True)
+        top = self._halved(top - half @ bottom, transposed=True)
         return _joined(top, bottom).reshape(v.shape)
 
     def plus_shift(self, shift: float) -> Arrow:

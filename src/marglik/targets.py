@@ -36,7 +36,7 @@ def stacked(optima: Sequence[Found | None]) -> Optimum:
         theta=np.full_like(like.theta, np.nan),
         value=np.full_like(like.value, np.nan),
         gradient=np.zeros_like(like.gradient),
-        hessian=np.zeros_like(like.hessian),
+        curvature=np.zeros_like(like.hessian),
         free=np.zeros_like(like.free),
         limit=np.zeros_like(like.limit),
         converged=np.zeros_like(like.converged),
@@ -44,11 +44,12 @@ def stacked(optima: Sequence[Found | None]) -> Optimum:
         trace=[np.array([np.nan])],
     )
     each = [lost if o is None else o for o in optima]
-    parts = ("theta", "value", "gradient", "hessian", "free", "limit", "converged")
+    parts = ("theta", "value", "gradient", "free", "limit", "converged")
     steps = max(len(o.trace) for o in each)
     trace = [np.concatenate([o.trace[min(i, len(o.trace) - 1)] for o in each]) for i in range(steps)]
     return Optimum(
         **{name: np.concatenate([getattr(o, name) for o in each]) for name in parts},  # type: ignore[arg-type]
+        curvature=np.concatenate([o.hessian for o in each]),
         n_iterations=max(o.n_iterations for o in each),
         trace=trace,
         warm=tuple(Start(o.warm.mean) if o and isinstance(o.warm, Gaussian) else None for o in optima),
@@ -59,10 +60,11 @@ def one(optimum: Found, v: int, objective: Objective) -> Found:
     """The optimum of target v alone."""
     if isinstance(optimum, Located):
         return Located(objective, optimum.theta[[v]], optimum.asked, optimum.n_iterations)
-    parts = ("theta", "value", "gradient", "hessian", "free", "limit", "converged")
+    parts = ("theta", "value", "gradient", "free", "limit", "converged")
     return replace(
         optimum,
         **{name: getattr(optimum, name)[[v]] for name in parts},
+        curvature=optimum.hessian[[v]],
         trace=[x[[v]] for x in optimum.trace],
         warm=optimum.warm[v] if optimum.warm else None,
     )

@@ -150,9 +150,15 @@ def check_effects(codes: Array, n_levels: int, Z: Array | None, names: Sequence[
             f"{label!r} has {len(codes)} rows and the coefficients {listed(names)}, so its columns must have shape "
             f"{expected}, but it is {shape}."
         )
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if twice is not None:
-        raise ValueError(f"{label!r} has two coefficients called {twice!r}. Rename or drop one of them.")
+    check_coefficients(names, label)
+
+
+def check_coefficients(names: Sequence[str], label: str) -> None:
+    """No two coefficients are called alike."""
+    if len(set(names)) == len(names):
+        return
+    twice = next(name for i, name in enumerate(names) if name in names[:i])
+    raise ValueError(f"{label!r} has two coefficients called {twice!r}. Rename or drop one of them.")
 
 
 def check_shared(groups: Sequence[int], scales: Sequence[str] | None, m: int, correlated: bool, label: str) -> None:

@@ -287,6 +287,7 @@ def _terms(
     fixed = design(formula.parametric, table, n, formula.text)
     if fixed is not None:
         designs[FIXED] = (fixed,)
+        _check_names(formula, fixed)
         _check_offset(formula, fixed, table)
     special = _special(formula, table, n, settings)
     flat = _flat(fixed, special, n)
@@ -352,6 +353,17 @@ def _check_apart(model: LinearModel) -> None:
             "cannot be told apart. A smooth holds the straight line, and one of several columns the smooths of each: "
             f"leave {'one of them' if others else 'it'} out, or write what a surface adds to curves as ti()."
         ) from None
+
+
+def _check_names(formula: Formula, fixed: Design) -> None:
+    """Refuse a column with the name of another coefficient, such as that of the constant."""
+    twice = next((name for name in fixed.variables if fixed.names.count(name) > 1), None)
+    if twice is not None:
+        other = "the constant" if twice == "Intercept" else "another"
+        raise BadFormula(
+            f"{formula.text!r} has two fixed effects called {twice!r}: that of the column of this name, and {other}. "
+            "Rename the column."
+        )
 
 
 def _check_offset(formula: Formula, fixed: Design, table: Mapping[str, Series]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from marglik.hyperparameters import Hyperparameter
 from marglik.pieces import Pieces
 from marglik.priors.base import Term, as_matrix, default_names
-from marglik.validate import listed
+from marglik.validate import check_coefficients, listed
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -51,6 +51,7 @@ class Flat(Term):
     def __post_init__(self) -> None:
         if self.owners is not None and len(self.owners) != self.n_weights:
             raise ValueError(f"{self.label!r} has {self.n_weights} columns but {len(self.owners)} owners.")
+        check_coefficients(self.column_names or (), self.label)
 
     def owned(self, labels: Collection[str]) -> Bool[Array, "f"]:
         """Which columns belong to these terms."""
