@@ -57,7 +57,7 @@ def estimate(
     posterior
         Laplace's, in the model's coordinates: widened, it is where annealing starts if not from the prior.
     seed, particles, runs
-        Of the random numbers; weights in a cloud; independent clouds.
+        Of the random numbers; weights in a cloud, of which the two clouds that plan have half; independent clouds.
     from_prior
         Whether to start from the prior where it is proper, which finds modes that ``posterior`` does not know. A first
         cloud goes all the way, and the clouds that estimate set out from a Gaussian with its moments, widened, by
@@ -98,13 +98,14 @@ def estimate(
             "it needs a Gaussian. Give posterior=Laplace()(model, theta).posterior."
         )
     scouting, adapting, estimating = np.random.default_rng(seed).spawn(3)
+    few = max(particles // 2, FEWEST_PARTICLES)  # enough to plan with
     try:
-        near = tempering.around(tempering.plan(first, particles, scouting)[1]) if first is not None else posterior
+        near = tempering.around(tempering.plan(first, few, scouting)[1]) if first is not None else posterior
         assert near is not None
         path = model.path(theta, replace(near, precision=near.precision.times(WIDER**-2)), first is not None)
         if path is None:
             raise ValueError("This model has no joint density of many weights at once. Use method='laplace'.")
-        stages, _ = tempering.plan(path, particles, adapting)
+        stages, _ = tempering.plan(path, few, adapting)
     except tempering.Stuck as error:
         raise ValueError(
             f"The annealed runs did not reach the joint density. {error} Try method='laplace', or a prior nearer to "

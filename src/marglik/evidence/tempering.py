@@ -29,6 +29,10 @@ KEPT = 0.6
 by time × variance."""
 KEPT_FIRST = 0.4
 """The same after the first step, before which draws are independent: one of two halves may have nothing to say."""
+KEPT_LAST = 0.2
+"""And after the last, behind which nothing moves: less variance would cost the dearest moves."""
+HALVINGS = 16
+"""Of the range in which the logarithm of a step in temperature is sought: it is told to a thousandth."""
 ACCEPTED = 0.8
 LENGTH = 1.5
 """How long a trajectory is, in standard deviations of the cloud."""
@@ -109,7 +113,10 @@ def _finite(log_weights: Array) -> Array:
 
 
 def _next(t: float, potential: Float[Array, "N"], kept: float) -> tuple[float, Float[Array, "N"]]:
-    """The temperature at which the effective sample size has dropped to this share, by bisection; the log weights."""
+    """The temperature at which the effective sample size has dropped to this share, by bisection; the log weights.
+
+    Where two steps lead to the end, the first of two like ones.
+    """
 
     def weights(s: float) -> Array:
         return _finite((s - t) * potential)
@@ -121,10 +128,12 @@ def _next(t: float, potential: Float[Array, "N"], kept: float) -> tuple[float, F
         return u.sum() ** 2 / max(np.sum(u**2), 1e-300) / len(w)
 
     possible = np.mean(np.isfinite(potential))
-    if share(1.0) >= kept * possible:
+    last = share(1.0) / possible
+    if last >= KEPT_LAST:
         return 1.0, weights(1.0)
+    kept = max(kept, np.sqrt(last) if last >= kept * KEPT_LAST else 0.0)
     low, high = (1.0 - t) * 1e-15, 1.0 - t  # the first step may be tiny
-    for _ in range(60):
+    for _ in range(HALVINGS):
         middle = np.sqrt(low * high)
         low, high = (middle, high) if share(t + middle) >= kept * possible else (low, middle)
     return t + low, weights(t + low)

@@ -57,15 +57,30 @@ def batched(f: Density) -> Density:
     return lambda constants, W, theta: jax.vmap(f, (None, 0, None))(constants, W, theta)
 
 
+TOGETHER = 512
+"""Trajectories that are computed at a time, so that they stay in the cache."""
+
+
 def trajectories(f: Density) -> Density:
     """Leapfrog steps along a path, for each row of W with its momenta, gradient and step side by side.
+
+    Rows are a multiple of `TOGETHER`; those beyond the first ``used`` so many are left at zero.
 
     log π_t = (1 − t) log q + t log p(y, w),    log q = logaddexp(a + log p(w), b − |R(w − m)|²/2)
 
     f gives log p(y, w) and log p(y|w). What is returned are places, momenta, log q, log p(y, w) − log q and gradients.
     """
 
-    def run(constants: Any, rows: Any, t: Any, half: Any, count: Any, theta: Any, reference: Any) -> Any:
+    def run(constants: Any, rows: Any, used: Any, t: Any, half: Any, count: Any, theta: Any, reference: Any) -> Any:
+        def some(i: Any, out: Any) -> Any:
+            part = jax.lax.dynamic_slice_in_dim(rows, i * TOGETHER, TOGETHER)
+            found = run_some(constants, part, t, half, count, theta, reference)
+            return jax.lax.dynamic_update_slice_in_dim(out, found, i * TOGETHER, 0)
+
+        width = rows.shape[1] + 1  # two numbers more, and no step
+        return jax.lax.fori_loop(0, used, some, jnp.zeros((len(rows), width)))
+
+    def run_some(constants: Any, rows: Any, t: Any, half: Any, count: Any, theta: Any, reference: Any) -> Any:
         a, b, m, R = reference
         p = len(m)
 

@@ -17,6 +17,7 @@ from marglik.hyperparameters import Hyperparameters, Positive
 from marglik.hyperpriors import JointHyperprior
 from marglik.interfaces.numpyro.compiling import x64
 from marglik.interfaces.numpyro.density import Densities
+from marglik.interfaces.numpyro.derivatives import TOGETHER
 from marglik.interfaces.numpyro.layout import Layout, layouts
 from marglik.interfaces.numpyro.members import members
 from marglik.interfaces.numpyro.nuts import Samples, sample
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-CHUNK, TOGETHER = 1024, 512
-"""Draws whose densities are computed at a time; draws, and trajectories, of which so many are made at a time always."""
+CHUNK, AT_ONCE = 1024, 8
+"""Draws whose densities are computed at a time; in one call, up to so many times `TOGETHER` trajectories."""
 MANY = 8
 """From so many directions on, H costs much more than a score."""
 MOST_DENSE, LEAST_CURVED = 500, 1e-6
@@ -349,12 +350,13 @@ class ProgramPath(Path):
 
     def _along(self, rows: Array, leap: Leap) -> tuple[Array, Array, Along]:
         run, p = self.model.densities.trajectories, self.model.n_weights
-        own = float(leap.t), leap.half, leap.leaps
-
-        def some(part: Array, theta: Array) -> Array:
-            return run(part, *own, theta, self._reference)
-
-        out = _by_chunks(some, rows, self.theta, TOGETHER)
+        own, size = (float(leap.t), leap.half, leap.leaps, self.theta, self._reference), TOGETHER * AT_ONCE
+        out = np.empty((len(rows), rows.shape[1] + 1))
+        for i in range(0, len(rows), size):
+            part = rows[i : i + size]
+            filled = np.zeros((size, rows.shape[1]))
+            filled[: len(part)] = part
+            out[i : i + size] = run(filled, -(-len(part) // TOGETHER), *own)[: len(part)]
         return out[:, :p], out[:, p : 2 * p], Along(out[:, 2 * p], out[:, 2 * p + 1], out[:, 2 * p + 2 :])
 
 
