@@ -130,8 +130,8 @@ def _optimum(fit: Fit, arrays: dict[str, Array]) -> Any:
     if fit.evidence_method.exact:  # an integral in closed form sets out from nowhere
         optimum = replace(optimum, warm=None)
     trace: Any = np.array(optimum.trace)
-    kept = replace(optimum, curvature=optimum.hessian, trace=trace, warm=_start(optimum.warm))
-    return {"learned": pack(kept, "optimum", arrays)}
+    optimum = replace(optimum, curvature=optimum.hessian, trace=trace, warm=_start(optimum.warm))
+    return {"learned": pack(optimum, "optimum", arrays)}
 
 
 def _start(warm: Any) -> Any:

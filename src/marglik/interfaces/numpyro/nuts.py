@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from marglik.interfaces.numpyro.theta import Theta
 
 QUANTILES = {"lower": 0.025, "median": 0.5, "upper": 0.975}
+BINS = 40
+"""Of a histogram."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +66,44 @@ class Samples:
         names = ["mean", "sd", *QUANTILES, "n_eff", "r_hat"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("name")
 
+    def plot(self, path: str | None = None) -> Any:
+        """Histograms with intervals and medians: of elements alone first, then of those of arrays, 12 in all.
+
+        Parameters
+        ----------
+        path
+            Where to write the picture, if anywhere; its ending says in which format: svg, png, pdf.
+
+        Returns
+        -------
+        The matplotlib figure. Needs ``pip install 'marglik[plot]'``.
+        """
+        from marglik.report.density_plots import Density, overview
+
+        table, order = self._table, sorted(self.samples, key=lambda name: self.samples[name].ndim > 1)
+        densities = []
+        for name in order:
+            x = self.samples[name]
+            for i in np.ndindex(*x.shape[1:]):
+                shown = label(name, i)
+                p, edges = np.histogram(x[(slice(None), *i)], bins=BINS, density=True)
+                steps = np.repeat(edges, 2)[1:-1], np.repeat(p, 2)
+                densities.append(Density(shown, *steps, *table.loc[shown, list(QUANTILES)]))
+        title = f"{self._n} draws in {self.chains} chains by NUTS"
+        words = f"{self.n_divergent} divergent" if self.n_divergent else "none divergent"
+        return overview(title, words, densities, path, more="summary()")
+
     @cached_property
     def _table(self) -> DataFrame:
         return self.summary()
 
+    @property
+    def _n(self) -> int:
+        return len(next(iter(self.samples.values()))) if self.samples else 0
+
     def __repr__(self) -> str:
-        n = len(next(iter(self.samples.values()))) if self.samples else 0
         astray = f", {self.n_divergent} of them divergent" if self.n_divergent else ""
-        return f"{n} draws in {self.chains} chains by NUTS{astray}\n\n{self._table.round(3)}"
+        return f"{self._n} draws in {self.chains} chains by NUTS{astray}\n\n{self._table.round(3)}"
 
 
 def sample(

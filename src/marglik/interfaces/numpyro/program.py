@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-CHUNK, AT_ONCE = 1024, 8
+CHUNK, AT_ONCE = 1024, 4
 """Draws whose densities are computed at a time; in one call, up to so many times `TOGETHER` trajectories."""
 MANY = 8
 """From so many directions on, H costs much more than a score."""
