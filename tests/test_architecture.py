@@ -40,6 +40,7 @@ LAYERS = [  # a module imports from layers before its own alone
         "kernels",
         "interfaces",
         "report",
+        "scatter",
         "likelihoods.base",
         "likelihoods.links",
         "priors.base",
@@ -50,6 +51,7 @@ LAYERS = [  # a module imports from layers before its own alone
     {f"likelihoods.{outcomes}" for outcomes in ("binary", "counts", "positive", "proportions", "real")}
     | {
         "interfaces.grammar",
+        "interfaces.texts",
         "smooths.base",
         "smooths.sampling",
         "priors.dense",
@@ -133,13 +135,16 @@ LAYERS = [  # a module imports from layers before its own alone
         "report.text",
         "saving",
     },
-    {"report.smooth_plots"},
-    {"report.field_plots"},
+    {"report.sheet"},
+    {"report.smooth_plots", "report.field_plots", "report.row_plots", "report.density_plots"},
     {"report.plots"},
     {"interfaces.cli"},
+    {"__main__"},
 ]
 DOORS = {  # opened inside a function, when something is asked for that lies further out
     "fitted": {"report.text", "report.plots", "saving", "integrated"},
+    "integrated": {"report.text", "report.density_plots"},
+    "interfaces.numpyro.nuts": {"report.density_plots"},
 }
 HEAVY = ["jax", "numpyro", "pandas", "matplotlib", "sklearn", "formulae", "scipy.stats", "narwhals", "rich", "click"]
 PROGRAMS_ONLY = {"jax", "jaxlib", "numpyro"}

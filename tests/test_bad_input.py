@@ -7,7 +7,8 @@ import pytest
 
 import marglik
 from marglik import Flat, Gaussian, InMemory, LinearModel, Poisson, RandomEffects, Ridge
-from marglik.validate import check_grouping, check_noise, did_you_mean
+from marglik.scatter import check_noise
+from marglik.validate import check_grouping, did_you_mean
 
 N = 20
 rng = np.random.default_rng(8)
@@ -50,9 +51,10 @@ MISSING = (
     "Column {!r} has no value (NaN) in row {} (rows count from 0). Use missing='drop' to leave such rows out, or fill "
     "the values in."
 )
-NOT_FINITE = (
-    "column {!r} contains infinity in row {} (rows count from 0). Remove or impute these rows, or fit a formula with "
-    "missing='drop' where they are NaN."
+NOT_FINITE = "column {!r} contains infinity in row {} (rows count from 0). Leave these rows out, or correct them."
+NO_VALUE = (
+    "{}. The data have a value there, which missing='drop' does not leave out: leave such rows out, or take a function "
+    "that is finite everywhere."
 )
 VALUES = {
     "NaN in y": ("y ~ x + (1 | g)", changed("y", 4, NAN), MISSING.format("y", 4)),
@@ -73,7 +75,69 @@ VALUES = {
     "infinity made by a function": (
         "y ~ log(x)",
         changed("x", 6, 0.0).assign(x=lambda d: d["x"].abs()),
-        NOT_FINITE.format("log(x)", 6),
+        NO_VALUE.format("'log(x)' is -inf in row 6 (rows count from 0), where x = 0"),
+    ),
+    "a logarithm of what is below zero": (
+        "y ~ log(x)",
+        changed("x", [6, 9], -2.0).assign(x=lambda d: np.where(d["x"] == -2, -2, 1 + d["x"].abs())),
+        NO_VALUE.format("'log(x)' is NaN in row 6, 9 (rows count from 0), where x = -2 in the first of them"),
+    ),
+    "the same for levels": (
+        "y ~ (log(x) | g)",
+        changed("x", 6, -2.0).assign(x=lambda d: np.where(d["x"] == -2, -2, 1 + d["x"].abs())),
+        NO_VALUE.format("'log(x)' is NaN in row 6 (rows count from 0), where x = -2"),
+    ),
+    "the same under a prior": (
+        "y ~ ridge(z, log(x))",
+        changed("x", 6, -2.0).assign(x=lambda d: np.where(d["x"] == -2, -2, 1 + d["x"].abs())),
+        NO_VALUE.format("'log(x)' is NaN in row 6 (rows count from 0), where x = -2"),
+    ),
+    "the same of the response": (
+        "log(x) ~ z",
+        changed("x", 6, -2.0).assign(x=lambda d: np.where(d["x"] == -2, -2, 1 + d["x"].abs())),
+        "response 'log(x)' contains NaN in row 6 (rows count from 0). The function has no value there: leave these "
+        "rows out.",
+    ),
+    "a column in tiny units": (
+        "y ~ x",
+        DATA.assign(x=DATA["x"] * 1e200),
+        f"column 'x' holds numbers as large as {DATA['x'].abs().max() * 1e200:.1g}, whose squares overflow in "
+        "floating point. Give it in another unit.",
+    ),
+    "a slope in tiny units": (
+        "y ~ (0 + x | g)",
+        DATA.assign(x=DATA["x"] * 1e200),
+        f"column 'x' holds numbers as large as {DATA['x'].abs().max() * 1e200:.1g}, whose squares overflow in "
+        "floating point. Give it in another unit.",
+    ),
+    "a column in huge units": (
+        "y ~ x",
+        DATA.assign(x=DATA["x"] * 1e-200),
+        f"column 'x' holds numbers as small as {DATA['x'].abs().max() * 1e-200:.1g}, whose squares are zero in "
+        "floating point. Give it in another unit.",
+    ),
+    "a response in tiny units": (
+        "y ~ x + (1 | g)",
+        DATA.assign(y=DATA["y"] * 1e200),
+        f"response 'y' holds numbers as large as {DATA['y'].abs().max() * 1e200:.1g}, whose squares overflow in "
+        "floating point. Give it in another unit.",
+    ),
+    "a response in huge units": (
+        "y ~ x + (1 | g)",
+        DATA.assign(y=DATA["y"] * 1e-200),
+        f"response 'y' holds numbers as small as {DATA['y'].abs().max() * 1e-200:.1g}, whose squares are zero in "
+        "floating point. Give it in another unit.",
+    ),
+    "a polynomial of no degree": (
+        "y ~ poly(x, 0)",
+        DATA,
+        "'y ~ poly(x, 0)' has poly(x, 0), but the degree of a polynomial is a whole number from 1, such as poly(x, 2).",
+    ),
+    "a polynomial of half a degree": (
+        "y ~ poly(x, degree=1.5)",
+        DATA,
+        "'y ~ poly(x, degree=1.5)' has poly(x, degree=1.5), but the degree of a polynomial is a whole number from 1, "
+        "such as poly(x, 2).",
     ),
     "text in y": (
         "y ~ x",
@@ -138,6 +202,58 @@ VALUES = {
 def test_bad_values(name):
     formula, data, sentence = VALUES[name]
     says(sentence, lambda: marglik.fit(formula, data))
+
+
+def test_rows_keep_their_numbers_where_some_are_dropped():
+    holes = changed("z", [0, 3], NAN)
+    says(
+        NO_VALUE.format("'log(x)' is NaN in row 6 (rows count from 0), where x = -2"),
+        lambda: marglik.fit(
+            "y ~ log(x) + z", holes.assign(x=np.where(np.arange(N) == 6, -2.0, 1.0 + np.arange(N))), missing="drop"
+        ),
+    )
+    infinite = holes.assign(x=np.where(np.arange(N) == 6, INF, 1.0 + np.arange(N)))
+    says(NOT_FINITE.format("x", 6), lambda: marglik.fit("y ~ x + z", infinite, missing="drop"))
+    zero = holes.assign(x=np.where(np.arange(N) == 6, 0.0, 1.0 + np.arange(N)))
+    says(("in row 6 (", "x = 0"), lambda: marglik.fit("y ~ z + offset(log(x))", zero, missing="drop"))
+
+
+OTHERS = {
+    "y": (
+        "n/a",
+        {},
+        "The response 'y' must be numbers, but holds 'n/a' in row 6 (rows count from 0). Convert the column, or "
+        "correct that value.",
+    ),
+    "w": (0.0, {"weights": "w"}, ("weights must be positive, but row 6 has 0.",)),
+    "count": (-1.0, {"family": "poisson"}, ("but the response is -1 in row 6 (1 such rows: 6)",)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_so_they_do_left_of_the_tilde_and_in_weights(name):
+    value, options, sentence = OTHERS[name]
+    data = changed(name, 6, value).assign(z=changed("z", [0, 3], NAN)["z"])
+    response = "count" if name == "count" else "y"
+    says(sentence, lambda: marglik.fit(f"{response} ~ z", data, missing="drop", **options))
+
+
+def test_weights_without_a_value_are_missing_like_any_column():
+    w = np.where(np.isin(np.arange(N), [3, 5]), NAN, DATA["w"])
+    says(MISSING.format("(weights)", "3, 5"), lambda: marglik.fit("y ~ x", DATA, weights=w))
+    fit = marglik.fit("y ~ x + (1 | g)", DATA, weights=w, missing="drop")
+    left = DATA[np.isfinite(w)]
+    assert fit.notes == ("2 of 20 rows dropped: missing values",)
+    assert fit.log_evidence == marglik.fit("y ~ x + (1 | g)", left, weights=left["w"]).log_evidence
+    assert (
+        fit.log_evidence == marglik.fit("y ~ x + (1 | g)", DATA.assign(w=w), weights="w", missing="drop").log_evidence
+    )
+
+
+@pytest.mark.parametrize("unit", [1e-100, 1e100])
+def test_units_far_from_one_are_not_refused(unit):
+    here, there = marglik.fit("y ~ x + z", DATA), marglik.fit("y ~ x + z", DATA.assign(x=DATA["x"] * unit))
+    np.testing.assert_allclose(there.predict(), here.predict(), rtol=0, atol=1e-12)
 
 
 def test_nothing_left_after_dropping():
@@ -278,7 +394,7 @@ NEW = {
         "Column 'x' of the new data has no value (NaN) in row 4, 6 (rows count from 0). Leave such rows out, or fill "
         "the values in.",
     ),
-    "infinity": (changed("x", 4, INF), ("missing or infinite value", "row 4")),
+    "infinity": (changed("x", 4, INF), "'x' is inf in row 4 of the new data (rows count from 0). Leave such rows out."),
     "text": (
         changed("z", 5, "low"),
         "The column 'z' must be numbers, but holds 'low' in row 5 (rows count from 0). Convert the column, or correct "

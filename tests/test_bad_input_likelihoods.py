@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 import marglik
-from marglik import Flat, LinearModel, Ridge
+from marglik import Flat, LinearModel, Ridge, RidgeEB
 from marglik.interfaces.cli import main
 from marglik.likelihoods import Bernoulli, Binomial, Poisson
 
@@ -71,6 +71,14 @@ def says(parts, call):
 def test_formulas(name):
     left, family, more, parts = FORMULAS[name]
     says(parts, lambda: marglik.fit(f"{left} {RHS}", DATA, family=family, **more))
+
+
+def test_an_offset_beyond_all_counts():
+    rng = np.random.default_rng(3)
+    data = {"k": rng.poisson(3, 60), "x": rng.normal(size=60), "o": 30 * rng.normal(size=60), "g": np.arange(60) % 6}
+    low, high = f"{data['o'].min():.3g}", f"{data['o'].max():.3g}"
+    parts = ("could not be computed", f"The offset reaches from {low} to {high} on the scale of the linear predictor")
+    says(parts, lambda: marglik.fit("k ~ s(x) + offset(o)", data, family="poisson"))
 
 
 def test_an_exposure_of_zero():
@@ -147,3 +155,56 @@ def test_a_response_without_scatter_is_refused(family, terms, reml):
         f"The response is fitted exactly by the terms of the model, so {name} has no size to learn: it goes to "
         f"infinity. Leave a term out, or hold it: fixed={{{name!r}: 100.0}}."
     )
+
+
+SCATTER = "Check the column, or hold the noise: fixed={'scale': 1.0}."
+NO_SIZE = (
+    "So many rows are fitted exactly by the terms of the model that scale has no size to learn: it goes to zero. Leave "
+    "a term out, take another family, or hold it: fixed={'scale': 1.0}."
+)
+EXACT = {
+    "constant": (lambda x, g: np.full(40, 3.0), f"The response is constant, so there is no noise to learn. {SCATTER}"),
+    "a line": (
+        lambda x, g: 1 + x,
+        f"The response is fitted exactly by the fixed effects, so there is no noise to learn. {SCATTER}",
+    ),
+    "levels": (
+        lambda x, g: g - 2.5 * (g == 3),
+        NO_SIZE,
+    ),
+    "mostly zeros": (lambda x, g: np.where(g < 6, 0.0, np.sin(9 * x)), NO_SIZE),
+}
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("name", EXACT)
+def test_heavy_tails_need_scatter_too(name, reml):
+    x, g = np.linspace(-1, 1, 40), np.arange(40) % 8
+    y, sentence = EXACT[name]
+    with pytest.raises(ValueError) as refused:
+        marglik.fit("y ~ x + (1 | g)", {"y": y(x, g), "x": x, "g": g}, family="student_t", reml=reml)
+    assert str(refused.value) == sentence
+
+
+def test_heavy_tails_of_an_estimator_need_scatter_too():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    with pytest.raises(ValueError) as refused:
+        RidgeEB(family="student_t").fit(X, np.full(40, 3.0))
+    assert str(refused.value) == EXACT["constant"][1]
+
+
+def test_heavy_tails_about_nothing_have_scatter_where_the_response_is_constant():
+    """y ~ 0 + x does not fit a constant: with the scale held the weight is the mode of Σ log t(3 − wx)."""
+    x = np.linspace(-1, 2, 40)
+    fit = marglik.fit("y ~ 0 + x", {"y": np.full(40, 3.0), "x": x}, family="student_t", fixed={"df": 5.0})
+    scale = fit.hyperparameters["estimate"]["scale"]
+    w = fit.fixed_effects["estimate"]["x"]
+    r = (3 - w * x) / scale
+    np.testing.assert_allclose((r / (5 + r**2)) @ x, 0, rtol=0, atol=1e-9)
+
+
+def test_counts_that_are_all_alike_are_poisson_at_most():
+    """Unlike a precision, the size of a negative binomial has an end: at infinity it is a Poisson."""
+    data = {"y": np.full(40, 3.0), "x": np.linspace(-1, 1, 40)}
+    fit, poisson = (marglik.fit("y ~ x", data, family=name) for name in ("negative_binomial", "poisson"))
+    np.testing.assert_allclose(fit.log_evidence, poisson.log_evidence, rtol=0, atol=1e-6)

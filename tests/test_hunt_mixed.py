@@ -91,12 +91,15 @@ TERMS = ("fixed effects", "(1 + x | g)", "(1 | h)")
 
 @pytest.mark.parametrize("include", [c for k in range(4) for c in combinations(TERMS, k)])
 def test_predictions_for_levels_that_are_new_in_one_factor(include):
-    """An unseen level has an effect of mean zero with its prior's variance, whatever the other factor's level is."""
+    """An unseen level has an effect of mean zero with its prior's variance, whatever the other factor's level is.
+
+    The offset goes with the fixed effects.
+    """
     fit = marglik.fit("y ~ x + offset(o) + (x | g) + (1 | h)", DATA, fixed={"sd(Intercept | h)": 0.7})
     new = pd.DataFrame({"x": [0.3, -2, 1, 1], "o": [1.0, 2, 0, 0.5]})
     new = new.assign(g=["g1", "new", "g2", "zz"], h=["h0", "h1", "unseen", "qq"])
     truth = Truth(fit.model).at_values(fit.hyperparameters["estimate"])
-    mean, variance = new.o.to_numpy(copy=True), np.zeros(4)
+    mean, variance = new.o.to_numpy(copy=True) * ("fixed effects" in include), np.zeros(4)
     for i, row in new.iterrows():
         c = np.zeros(len(truth.mean))
         if "fixed effects" in include:

@@ -112,6 +112,7 @@ def test_a_given_covariance():
         ("not symmetric and positive semidefinite", lambda: Gaussian(X, 0.0, np.diag([1.0, -1.0, 1.0]))),
         ("groups must give each of the 3 columns", lambda: Ridge(X, groups=[0, 1])),
         ("groups must give each of the 3 columns", lambda: Ridge(X, groups=[0, 2, 2])),
+        ("'fixed effects' has two coefficients called 'b'", lambda: Flat(X, ["a", "b", "b"])),
         ("has 2 groups but 1 names", lambda: Ridge(X, groups=[0, 1, 1], scales=["sd(a)"])),
     ],
 )

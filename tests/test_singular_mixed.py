@@ -370,3 +370,38 @@ def test_words_for_what_is_at_the_boundary():
     text = str(fitted("pair", 0).check())
     assert "cor(Intercept, x | g)" in text
     assert "sd(x | g)" in str(fitted("pair", 6).check())
+
+
+@pytest.mark.parametrize(
+    ("formula", "family", "seed", "reml"),
+    [
+        ("y ~ x + (x | g)", "poisson", 12, False),
+        ("y ~ x + z + (x + z | g)", "poisson", 12, False),
+        ("y ~ x + z + (x + z | g)", "poisson", 4, True),
+        ("v ~ x + (x | g)", "gamma", 3, True),
+        ("v ~ x + (x | g / h)", "gamma", 4, False),
+    ],
+)
+def test_singular_outside_the_gaussian(formula, family, seed, reml):
+    """What is all but at its limit is at its limit, and the fit is one; no other start leads higher."""
+    rng = np.random.default_rng(seed)
+    g = np.repeat(np.arange(8), 5)
+    (x, z), b = rng.standard_normal((2, 40)), 0.7 * rng.standard_normal(8)
+    mu = np.exp(0.5 + b[g] * (1 + 0.3 * x * (seed % 2)))
+    data = {
+        "y": rng.poisson(mu),
+        "v": mu * rng.gamma(3, 1 / 3, 40),
+        "x": x,
+        "z": z,
+        "g": g,
+        "h": np.arange(40) // 2 % 4,
+    }
+    fit = marglik.fit(formula, data, family=family, reml=reml)
+    assert fit.converged
+    table = fit.hyperparameters
+    assert table["at_boundary"].any()
+    cor, sd = (table[table.index.str.startswith(kind)] for kind in ("cor", "sd"))
+    assert not (cor["estimate"].abs() > 1 - 1e-6)[~cor["at_boundary"]].any()
+    assert not (sd["estimate"] < 1e-5)[~sd["at_boundary"]].any()
+    again = marglik.fit(formula, data, family=family, reml=reml, restarts=1, seed=1)
+    assert fit.log_evidence > again.log_evidence - 1e-7

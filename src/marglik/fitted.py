@@ -391,7 +391,9 @@ class Fit:
         average
             Integrate the inverse link over the posterior rather than take it at the posterior mean.
         include
-            Labels of the terms to use, such as ``["fixed effects"]`` for the population; all by default.
+            Labels of the terms to use, such as ``["fixed effects"]`` for the population; all by default. The constant
+            and the offset belong to the fixed effects: any other term alone is its own contribution, as with
+            ``type="terms"`` in R.
         new_levels
             For levels of a grouping factor that were not in the fit: ``"population"`` predicts with an effect of
             zero (and widens the interval by its prior), ``"raise"`` refuses.
@@ -508,7 +510,7 @@ class Fit:
         Returns
         -------
         Samples
-            ``samples``, site → draws; ``summary()``: mean, sd, quantiles, n_eff and r_hat of each element.
+            ``samples``, site → draws; ``summary()``: mean, sd, quantiles, n_eff and r_hat of each element; ``plot()``.
         """
         if isinstance(self.model, LinearModel):
             raise Unsupported(

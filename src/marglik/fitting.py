@@ -18,15 +18,13 @@ from marglik.hyperparameters import Hyperparameters
 from marglik.model import LinearModel, Model
 from marglik.newrows import Source
 from marglik.priors import RandomEffects
+from marglik.scatter import check_fitted_exactly, check_noise, check_scatter
 from marglik.stages import climbed
 from marglik.targets import stacked
 from marglik.uncertainty import undetermined
 from marglik.validate import (
-    check_fitted_exactly,
     check_grouping,
-    check_noise,
     check_restarts,
-    check_scatter,
     counted,
     listed,
 )
@@ -78,6 +76,7 @@ def _learned(
     found = None if hyperprior else choice.method.learner.maximum(model, base, free)
     if found is not None:
         optimum: learn.Found = learn.Located(objective, found.theta, free, warm=found.start, others=found.others)
+        optimum = learn.settled(objective, optimum, free)
         if restarts and model.n_targets == 1:
             start = np.where(free, model.start_theta()[:1], base)
             optimum = learn.best([optimum, *_restarted(objective, start, free, restarts, seed)])
@@ -186,6 +185,8 @@ def _check_learnable(model: LinearModel, learned: set[str]) -> None:
     """Refuse what the data cannot tell, before it turns into a division by zero."""
     noise = model.likelihood.hyperparameters()[0].name if model.likelihood.gaussian else None
     check_grouping(model.prior, model.rows, learned, noise, model.reml and not model.flat_in_theta)
+    if model.likelihood.located and noise is None:
+        _check_scale(model, learned)
     if noise not in learned:
         return
     if model.one_scale:
@@ -208,6 +209,16 @@ def _check_learnable(model: LinearModel, learned: set[str]) -> None:
         )
 
 
+def _check_scale(model: LinearModel, learned: set[str]) -> None:
+    """Refuse a response that flat columns fit exactly where noise that is not Gaussian has a scale to learn."""
+    name = model.likelihood.hyperparameters()[0].name
+    if name not in learned or model.rows.y.ndim > 1:
+        return
+    left_over = (model.residuals.read(slice(0, 1))[0] ** 2).sum(axis=0)
+    if not left_over[0] > 1e-12 * (model.rows.y @ model.rows.y) or model.rows.n_observations <= model.n_flat:
+        check_noise(left_over, model.residuals.spread(), model.rows.n_observations, model.n_flat, name)
+
+
 def _fit_with_flat_in_theta(
     model: LinearModel, choice: Any, fixed: Any, hyperprior: Any, restarts: int, seed: int, source: Any, notes: Any
 ) -> Fit:
@@ -217,24 +228,35 @@ def _fit_with_flat_in_theta(
     found = None if hyperprior else choice.method.learner.maximum(model, base, free)
     if found is not None:
         optimum: learn.Found = learn.Located(objective, found.theta, free, warm=found.start)
+        optimum = learn.settled(objective, optimum, free)
         if restarts:
             first = np.where(free, model.start_theta()[:1], base)
             optimum = learn.best([optimum, *_restarted(objective, first, free, restarts, seed)])
         return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
     integrated = _learned(integrated_model, choice, fixed, None, restarts, seed, None, ())
     k = integrated.optimum.theta.shape[1]
-    there = integrated._linear.compact(integrated.optimum.theta[0])
-    border = there.columns.split(integrated._evidence.posterior.mean)[1]
+    gamma = model.flat_basis.R @ integrated._terms("fixed effects").mean[next(t.label for t in model.prior if t.flat)]
 
     def start(theta: Array) -> Array:
         theta = np.where(theta > 0, theta, 0.3 * objective.units[:k])
-        return np.concatenate([np.where(free[:k], theta, base[:k]), border[: model.n_flat]])[None]
+        return np.concatenate([np.where(free[:k], theta, base[:k]), gamma])[None]
 
     here, lower = integrated.optimum, integrated.optimum.others
     tries: list[learn.Found] = [_best(objective, start(here.theta[0])[None], free, 0, seed)]
     tries += [learn.maximise(objective, start(theta), free) for theta in ([] if lower is None else lower)]
     optimum = replace(learn.best(tries), searches=here.searches, reached=here.reached)
     return Fit(model, choice.method, choice.reason, optimum, objective, source, notes)
+
+
+def _extremes(model: Model) -> str:
+    """Where to look for values that make a log density too steep to climb."""
+    offset = model.offset if isinstance(model, LinearModel) else None
+    if offset is None:
+        return "Look for values of very different size in a column: rescale it, or correct these rows."
+    return (
+        f"The offset reaches from {offset.min():.3g} to {offset.max():.3g} on the scale of the linear predictor: "
+        "correct its extreme rows, and those of columns."
+    )
 
 
 def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int, seed: int) -> learn.Found:
@@ -247,7 +269,7 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
         values = [_value(e) for e in found]
         if not np.isfinite(max(values)):
             why = next((e.checks["mode"] for e in found if "mode" in e.checks), "It is not finite at any start value.")
-            raise ValueError(f"The evidence could not be computed. {why}")
+            raise ValueError(f"The evidence could not be computed. {why} {_extremes(objective.model)}")
         first = [int(np.argmax(values))]
         if objective.model.several_maxima:
             first = apart(objective.hyperparameters.unconstrain(starts[: len(found), 0]), values)
@@ -259,7 +281,7 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
     tries = [learn.maximise(objective, start, free, *near) for start, *near in set_out]
     tries += _restarted(objective, set_out[0][0], free, restarts, seed)
     best = learn.preferred(tries)
-    check_scatter(objective.hyperparameters, best.theta[0])
+    check_scatter(objective.hyperparameters, best.theta[0], objective.units, free)
     even = [i for i, h in enumerate(objective.hyperparameters) if h.even and free[i]]
     scales = [i for i in even if best.theta[0, i] > 0 and objective.hyperparameters[i].name != "sd(noise)"]
     for i in scales if len(scales) <= MOST_SCALES_TRIED_AT_ZERO else []:

@@ -246,7 +246,7 @@ class Triangle(Image):
             return None
         L = self.triangular(theta)[list(self.order)]
         least = SINGULAR * natural[list(self.order)]
-        nothing = np.sqrt((L**2).sum(axis=1)) <= SINGULAR * least
+        nothing = np.sqrt((L**2).sum(axis=1)) <= NOTHING * natural[list(self.order)]
         L[nothing] = 0.0
         length = np.maximum(np.sqrt((L**2).sum(axis=1)), least)
         gone = np.flatnonzero(np.abs(L.diagonal()) <= SINGULAR * length)
@@ -264,7 +264,9 @@ class Triangle(Image):
 
 
 CORRELATION = Interval(-1.0, 1.0)
-SINGULAR = 1e-6
+NOTHING = 1e-5
+"""Share of a coefficient's natural size below which its scale may be zero."""
+SINGULAR = 1e-4
 """Share of a coefficient's scale below which what the others do not explain counts as nothing."""
 
 
@@ -296,6 +298,9 @@ class Hyperparameter:
         What it says of the data if the evidence rises as it falls to zero.
     unbounded
         True for a precision of the response about its mean: without any scatter the evidence has no maximum.
+    bottomless
+        True for a scale of noise with heavy tails: where enough of the response is fitted exactly, the evidence has no
+        maximum either.
     """
 
     name: str
@@ -307,6 +312,7 @@ class Hyperparameter:
     without_size: str = ""
     beyond: tuple[float, str] | None = None
     unbounded: bool = False
+    bottomless: bool = False
 
     @property
     def triangle(self) -> Triangle | None:

@@ -40,6 +40,9 @@ STEP, MASS, FEWEST = 0.35, 1e-4, 5
 this share of the mass lies beyond on either side, and so many nodes at least."""
 BEYOND, FURTHER = 8.0, 0.25
 """How far out on the logarithmic scale the tail of a prior that is not proper is tried, and by what step."""
+SHOWN, FAINT, POINTS = (0.002, 0.998), 0.01, 201
+"""Quantiles between which a density is drawn, the share of its peak below which its right tail is not, and at how many
+points."""
 FALLS = -0.3
 """The least slope there of the log density of log s: with three levels it is −1, with two 0."""
 
@@ -452,6 +455,56 @@ class Integrated:
         order = rng.permutation(n)
         return {key: np.concatenate([part[key] for part in parts])[order] for key in parts[0]}
 
+    def plot(self, path: str | None = None) -> Any:
+        """The posterior density of each hyperparameter, with its interval, median and the estimate of the fit.
+
+        Parameters
+        ----------
+        path
+            Where to write the picture, if anywhere; its ending says in which format: svg, png, pdf.
+
+        Returns
+        -------
+        The matplotlib figure. Needs ``pip install 'marglik[plot]'``.
+
+        Examples
+        --------
+        >>> import marglik
+        >>> data = {"y": [28.0, 8, -3, 7, -1, 1, 18, 12], "school": list("ABCDEFGH")}
+        >>> fit = marglik.fit("y ~ 1 + (1 | school)", data, fixed={"sd(noise)": 12.0})
+        >>> figure = fit.integrate_hyperparameters().plot()
+        >>> figure.axes[0].get_title(loc="left")
+        'sd(Intercept | school): 5.64  (0.264, 21.5)'
+        """
+        from marglik.report.density_plots import Density, overview
+        from marglik.report.text import title
+
+        table = self.hyperparameters[["lower", "median", "upper", "estimate"]]
+        densities = [Density(name, *self._curve(i), *table.loc[name]) for i, name in enumerate(self.density.free)]
+        how = f"{self.nodes.design}, {self.nodes.n_evaluations} evaluations of the evidence"
+        words = "; ".join(dict.fromkeys(self.prior.values()))
+        return overview(
+            title(self.fit),
+            f"hyperparameters integrated by {how}; prior: {words}",
+            densities,
+            path,
+            more="hyperparameters",
+            estimate="estimate that maximises the evidence",
+        )
+
+    def _curve(self, i: int) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
+        """Values of a hyperparameter and their density; p(x) / |ds/dx| where that is known at a grid of x."""
+        x, w = self.nodes.marginals[0][:, i], self.nodes.marginals[1]
+        support = self.density.supports[i]
+        values = support.from_unconstrained(x)
+        low, upper, high = (_weighted_quantile(values[:, None], w, p)[0] for p in (SHOWN[0], 0.975, SHOWN[1]))
+        if len(self.density.free) == 1:
+            at, p = values, w / np.gradient(x) / np.abs(support.derivatives(values)[0])
+        else:
+            at, p = _smoothed(values, w, low, high, support)
+        shown = (at >= low) & ((at <= upper) | (at <= high) & (p > FAINT * p.max()))
+        return at[shown], p[shown]
+
     def __repr__(self) -> str:
         priors = "; ".join(f"{name}: {words}" for name, words in self.prior.items())
         return (
@@ -468,6 +521,24 @@ def _weighted_quantile(values: Float[Array, "M k"], w: Float[Array, "M"], p: flo
         mass = w[order]
         out[i] = np.interp(p, np.cumsum(mass) - mass / 2, column[order])
     return out
+
+
+def _smoothed(
+    s: Float[Array, "M"], w: Float[Array, "M"], low: float, high: float, support: Support
+) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
+    """The density of weighted draws: Σ_j w_j N(u; u_j, h²) du/ds, reflected at the ends of the support.
+
+    Positive s have u = arsinh(s / median): the evidence is even in a standard deviation, so flat at zero, and the tails
+    are those of log s. For others u = s. h is Silverman's, for as many draws as they are worth.
+    """
+    m = float(_weighted_quantile(s[:, None], w, 0.5)[0]) if isinstance(support, Positive) else math.inf
+    u, ends = (np.arcsinh(s / m), np.arcsinh([low / m, high / m])) if m < math.inf else (s, (low, high))
+    lower, upper = (_weighted_quantile(u[:, None], w, p)[0] for p in (0.25, 0.75))
+    h = 0.9 * min(math.sqrt(w @ (u - w @ u) ** 2), (upper - lower) / 1.34) * (w @ w) ** 0.2
+    at = np.linspace(ends[0], ends[1], POINTS)
+    mirrored = [u, *(2 * end - u for end in (support.lower, support.upper) if math.isfinite(end))]
+    p = sum(np.exp(-(((at[:, None] - one) / h) ** 2) / 2) @ w for one in mirrored) / (h * math.sqrt(2 * math.pi))
+    return (m * np.sinh(at), p / np.hypot(m * np.sinh(at), m)) if m < math.inf else (at, p)
 
 
 def mixture_quantile(

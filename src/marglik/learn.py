@@ -14,8 +14,8 @@ from marglik.evidence.base import Evidence, EvidenceMethod, evaluate
 from marglik.hyperparameters import Hyperparameters, Positive
 from marglik.model import Model
 from marglik.progress import tell
+from marglik.scatter import NO_NOISE, NO_SCATTER
 from marglik.secants import corrected, diagonal, shrunk, slope_at_zero
-from marglik.validate import NO_SCATTER
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -203,23 +203,23 @@ class Located:
         return self.asked & (self.theta != 0)
 
     @cached_property
-    def _expansion(self) -> tuple[Array, Array, Array, Any]:
-        return self.objective.at(self.theta, self.free, self.warm)
+    def _slope(self) -> tuple[Array, Array, None, Any]:
+        return self.objective.at(self.theta, self.free, self.warm, bend=False)
 
     @property
     def value(self) -> Float[Array, "V"]:
         """The objective."""
-        return self._expansion[0]
+        return self._slope[0]
 
     @property
     def gradient(self) -> Float[Array, "V k"]:
         """In φ."""
-        return self._expansion[1]
+        return self._slope[1]
 
-    @property
+    @cached_property
     def hessian(self) -> Float[Array, "V k k"]:
         """In φ."""
-        return self._expansion[2]
+        return self.objective.at(self.theta, self.free, self._slope[3])[2]
 
     @property
     def trace(self) -> Sequence[Array]:
@@ -256,7 +256,7 @@ def maximise(
     if len(start) > 1:
         return optimum
     if objective.hyperparameters.triangles:
-        return _settled(objective, optimum if optimum.converged[0] else _turned(objective, optimum, free), free)
+        return settled(objective, optimum if optimum.converged[0] else _turned(objective, optimum, free), free)
     for _ in range(2):
         asleep = np.zeros_like(optimum.free)
         for i, h in enumerate(objective.hyperparameters):
@@ -307,7 +307,7 @@ def _turned(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) ->
     return after(optimum, _climb(objective, best, free, patient=True))
 
 
-def after(before: Optimum, now: Optimum) -> Optimum:
+def after(before: Found, now: Optimum) -> Optimum:
     """With the steps of both."""
     trace = [*before.trace, *now.trace]
     return replace(now, n_iterations=before.n_iterations + now.n_iterations, trace=trace)
@@ -344,7 +344,7 @@ def best(found: Sequence[Found]) -> Found:
     return replace(highest, others=others, searches=searches, reached=reached)
 
 
-def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -> Optimum:
+def settled(objective: Objective, optimum: FoundT, free: Bool[Array, "V k"]) -> FoundT | Optimum:
     """Where the covariance of correlated weights is singular, put to exactly so and climbed along what is left.
 
     A column of the factor that is zero is stationary always. That it is a maximum, which the largest eigenvalue of
@@ -365,7 +365,8 @@ def _settled(objective: Objective, optimum: Optimum, free: Bool[Array, "V k"]) -
     hessian = objective.at(left.theta, left.free | held, left.warm)[2]
     highest = np.linalg.eigvalsh(_with_unit_diagonal(hessian, left.free | held)).max()
     concave = highest < SADDLE
-    return replace(left, limit=left.limit | held, converged=left.converged & concave)
+    left = replace(left, limit=left.limit | held, converged=left.converged & concave)
+    return replace(left, others=optimum.others, searches=optimum.searches, reached=optimum.reached)
 
 
 def _climb(
@@ -383,12 +384,14 @@ def _climb(
 
     A scale that shrinks below a fraction of its natural size is tried at exactly zero: it stays there while the slope
     of the evidence in its variance is negative (it is stationary in the standard deviation at zero always). A precision
-    of the response about its mean that has grown beyond reason is left where it is.
+    of the response about its mean that has grown beyond reason is left where it is, and so is a scale of noise that has
+    shrunk to nothing.
     """
     names = objective.hyperparameters
     even = np.array([h.even for h in names], bool)
     endless = np.array([h.triangle is None or isinstance(h.support, Positive) for h in names], bool)
     precise = np.array([h.unbounded for h in names], bool)
+    bottomless = np.array([h.bottomless for h in names], bool)
     vanishing = np.array([isinstance(h.support, Positive) and not h.even for h in names], bool)
     asked = np.broadcast_to(free, start.shape).copy()
     theta = start.copy()
@@ -422,6 +425,7 @@ def _climb(
         running = free & endless & (np.abs(step) > 1e-3) & (gain < NEGLIGIBLE * 4)[:, None]
         running |= sinking & (gradient > -SUNK)
         running |= free & precise & (theta > NO_SCATTER)
+        running |= free & bottomless & (theta < NO_NOISE / 4 * objective.units)
         stuck = (gain < 1e-13 * (1 + np.abs(value))) & ~done & ~running.any(axis=1) & newton
         limit |= running
         free &= ~running
@@ -431,7 +435,7 @@ def _climb(
             asleep = _at_a_limit(objective, theta, hessian, free & ~even)
             limit, free = limit | asleep, free & ~asleep
             step = np.where(free & converged[:, None], step, 0)
-            if np.abs(step).max(initial=0) < SAME_HESSIAN:  # the rest of the expansion is below rounding
+            if np.abs(step).max(initial=0) < (SAME_HESSIAN if differenced else STEP):  # the rest is below rounding
                 v = np.flatnonzero(step.any(axis=1) & np.isfinite(hessian).all(axis=(1, 2)))
                 theta, bend = _moved(objective, theta, step), np.einsum("vij,vj->vi", hessian[v], step[v])
                 value[v] += np.einsum("vi,vi->v", step[v], gradient[v] + bend / 2)

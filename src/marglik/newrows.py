@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from marglik.priors import Flat
 
 
+OFFSET = "fixed effects"
+"""The term that has the offset with it; a label of its own where the model has no fixed effects."""
+
+
 class Source(Protocol):
     """Where a model came from: how new data become its columns, and what must be kept to build it again."""
 
@@ -36,6 +40,9 @@ def rows_to_predict(model: LinearModel, source: Any, new: Any, include: Any, new
     """See `Fit.predict`; ``source`` turns data into columns, None for a model of arrays."""
     labels = term_labels(model)
     wanted = set(labels if include is None else [include] if isinstance(include, str) else include)
+    if model.rows.offset is not None:
+        labels += [OFFSET] if OFFSET not in labels else []
+        wanted |= {OFFSET} if include is None else set()
     if not wanted <= set(labels):
         raise ValueError(
             f"include names {sorted(wanted - set(labels))[0]!r}, which is not a term. The terms are "
@@ -67,7 +74,7 @@ def own_rows(model: LinearModel, wanted: set[str]) -> NewRows:
             columns[term.label] = X
     columns = columns or {"": np.zeros((model.rows.n, 0))}
     codes = {t.label: t.codes for t in terms if t.grouped}  # type: ignore[attr-defined]
-    offset = model.rows.offset
+    offset = model.rows.offset if wanted & {OFFSET, *(t.label for t in model.prior if t.flat)} else None
     return NewRows(columns, codes, 0.0 if offset is None else offset)
 
 

@@ -7,7 +7,7 @@ import difflib
 import math
 from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from scipy.linalg import blas, lapack, solve_triangular
@@ -48,6 +48,15 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 2) -> str:
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
+def is_number(value: Any) -> bool:
+    """Whether Python reads it as a number."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def check_flag(value: object, name: str) -> None:
     """It is True or False."""
     if not isinstance(value, bool | np.bool_):
@@ -61,23 +70,60 @@ def check_restarts(restarts: object, seed: object) -> None:
             raise ValueError(f"{name} must be a whole number, 0 or more, but is {value!r}.")
 
 
-def check_finite(X: Float[Array, "n *c"], names: Sequence[str], what: str = "column") -> None:
-    """Raise naming the first column, and its rows, with a value that is NaN or infinite."""
+NOT_FINITE = "Remove or impute these rows, or fit a formula with missing='drop' where they are NaN."
+"""What to try where rows of an array have values that are not finite."""
+
+
+def check_finite(
+    X: Float[Array, "n *c"],
+    names: Sequence[str],
+    what: str = "column",
+    rows: Array | None = None,
+    advice: str = NOT_FINITE,
+    sized: bool = False,
+) -> None:
+    """Raise naming the first column, and its rows, with a value that is NaN or infinite.
+
+    Parameters
+    ----------
+    X, names, what
+        Columns, and what to call them.
+    rows
+        As in `numbered`.
+    advice
+        What to try.
+    sized
+        Whether to refuse as well what is too large to be squared.
+    """
     flat = X.ravel("K")
-    if math.isfinite(flat.dot(flat)):  # a product by BLAS is fast, and no warning where it overflows
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = float(flat.dot(flat))  # a product by BLAS is fast
+    if math.isfinite(squares):
         return
-    bad = ~np.isfinite(np.atleast_2d(X.T).T)
+    columns = np.atleast_2d(X.T).T
+    bad = ~np.isfinite(columns)
     if not bad.any():
+        if sized:
+            _refuse_size(columns, names, what)
         return
     column = int(np.argmax(bad.any(axis=0)))
-    rows = np.flatnonzero(bad[:, column])
-    values = np.atleast_2d(X.T).T[rows, column]
+    where = np.flatnonzero(bad[:, column])
+    values = columns[where, column]
     kind = "NaN" if np.isnan(values).all() else "infinity" if np.isinf(values).all() else "NaN or infinity"
     others = int(bad.any(axis=0).sum()) - 1
     also = f" ({others} other columns have some too)" if others else ""
+    shown = listed(numbered(where, rows))
+    raise ValueError(f"{what} {names[column]!r} contains {kind} in row {shown}{also} (rows count from 0). {advice}")
+
+
+def _refuse_size(columns: Float[Array, "n c"], names: Sequence[str], what: str) -> NoReturn:
+    """Say which column has the largest values, and that they cannot be squared."""
+    most = np.abs(columns).max(axis=0)
+    column = int(np.argmax(most))
+    kind, side = ("large", "overflow") if most[column] > 1 else ("small", "are zero")
     raise ValueError(
-        f"{what} {names[column]!r} contains {kind} in row {listed(rows)}{also} (rows count from 0). "
-        "Remove or impute these rows, or fit a formula with missing='drop' where they are NaN."
+        f"{what} {names[column]!r} holds numbers as {kind} as {most[column]:.1g}, whose squares {side} in floating "
+        "point. Give it in another unit."
     )
 
 
@@ -107,20 +153,14 @@ def check_design(prior: Iterable[Term], rows: InMemory) -> None:
                 f"Term {term.label!r} has {length} rows but y has {n}. Build both from the same rows of the data."
             )
         if term.flat or term.grouped:
-            check_finite(term.design, term.names)
+            check_finite(term.design, term.names, sized=True)
         if term.grouped:
             check_nonzero(term.design, term.names, term.label)
     if rows.offset is not None:
         _check_vector(rows.offset, n, "offset")
     if rows.weights is not None:
         _check_vector(rows.weights, n, "weights")
-        bad = np.flatnonzero(np.asarray(rows.weights) <= 0)
-        if len(bad):
-            raise ValueError(
-                f"weights must be positive, but row {listed(bad)} has {np.asarray(rows.weights)[bad[0]]:g}. They are "
-                "precision weights, var(ε_i) = σ²/w_i, for a Gaussian, and multiply log densities for other families; "
-                "drop the rows that should not count."
-            )
+        check_weights(np.asarray(rows.weights))
 
 
 def check_labels(prior: Iterable[Term]) -> None:
@@ -202,23 +242,42 @@ def check_codes(codes: Array, n_levels: int, label: str, unseen: bool = False) -
         )
 
 
+def numbered(places: Array, rows: Array | None) -> Array:
+    """The numbers in the data of rows at these places; ``rows`` has those of all, if some were left out before."""
+    return places if rows is None else rows[places]
+
+
+def check_weights(weights: Float[Array, "n"], rows: Array | None = None) -> None:
+    """All are positive; ``rows`` as in `numbered`."""
+    bad = np.flatnonzero(weights <= 0)
+    if len(bad):
+        raise ValueError(
+            f"weights must be positive, but row {listed(numbered(bad, rows))} has {weights[bad[0]]:g}. They are "
+            "precision weights, var(ε_i) = σ²/w_i, for a Gaussian, and multiply log densities for other families; "
+            "drop the rows that should not count."
+        )
+
+
 def _check_vector(values: Array, n: int, name: str) -> None:
     if np.shape(values) != (n,):
         raise ValueError(f"{name} must have one value a row, shape ({n},), but its shape is {np.shape(values)}.")
     check_finite(np.asarray(values, float), [name], "vector")
 
 
-def check_response(y: Float[Array, "n *V"], outcomes: Outcomes) -> None:
-    """Every response is a possible outcome under the likelihood."""
+def check_response(y: Float[Array, "n *V"], outcomes: Outcomes, rows: Array | None = None, name: str = "y") -> None:
+    """Every response is a possible outcome under the likelihood; ``rows`` as in `numbered`."""
     if y.ndim > 2 or y.ndim == 0:
         raise ValueError(f"y must have shape (n,) or (n, targets), but its shape is {y.shape}.")
-    names = ["y"] if y.ndim == 1 else [f"y[:, {v}]" for v in range(y.shape[1])]
-    check_finite(y, names, "response")
-    if not outcomes.integer and outcomes.lower == -np.inf:
+    names = [name] if y.ndim == 1 else [f"y[:, {v}]" for v in range(y.shape[1])]
+    real = not outcomes.integer and outcomes.lower == -np.inf
+    check_finite(y, names, "response", sized=real)
+    if real:
+        if y.any() and not np.any(y * y):
+            _refuse_size(np.atleast_2d(y.T).T, names, "response")
         return
     bad = outcomes.violations(y)
     if bad.any():
-        where = np.flatnonzero(bad if y.ndim == 1 else bad.any(axis=1))
+        where = numbered(np.flatnonzero(bad if y.ndim == 1 else bad.any(axis=1)), rows)
         first = y[bad][0]
         raise ValueError(
             f"This likelihood needs {outcomes.words}, but the response is {first:g} in row {where[0]} "
@@ -251,6 +310,8 @@ def independent_columns(X: Float[Array, "n f"], names: Sequence[str]) -> tuple[A
         return X / length, length[None]
     zero = np.flatnonzero(length == 0)
     if len(zero):
+        if X[:, zero[0]].any():
+            _refuse_size(X[:, zero[:1]], [names[zero[0]]], "column")
         raise ValueError(
             f"Fixed effect {names[zero[0]]!r} is zero in every row, so its coefficient cannot be learned. Drop it."
         )
@@ -297,70 +358,6 @@ def _orthonormal(X: Float[Array, "n f"], length: Float[Array, "f"]) -> tuple[Arr
         if half.diagonal().min() > 0.5:
             break
     return Q, R
-
-
-class FittedExactly(ValueError):
-    """The terms leave nothing of the response, so that the noise has no size to learn."""
-
-
-EXACT_FIT = 1e-24
-"""A response counts as fitted exactly when no more than this fraction of its sum of squares is left over."""
-
-
-def check_noise(left_over: Float[Array, "V"], total: Float[Array, "V"], n_rows: float, n_flat: int) -> None:
-    """The noise of a Gaussian can be learned: rows are left over, and so is some of the response.
-
-    Without either, the evidence rises without bound as the noise goes to zero.
-
-    Parameters
-    ----------
-    left_over
-        Sum of squares of each response less its fit on the flat columns.
-    total
-        Sum of squares of each response less its own first value.
-    n_rows, n_flat
-        How many observations and flat columns there are.
-    """
-    if n_rows <= n_flat:
-        raise ValueError(
-            f"There {_are(n_rows, 'row')} and {_are(n_flat, 'fixed effect', verb='')}, so nothing is left to learn "
-            "sd(noise) from. Give more rows, or hold it: fixed={'sd(noise)': 1.0}."
-        )
-    bad = np.flatnonzero(np.asarray(left_over) <= EXACT_FIT * np.asarray(total))
-    if len(bad):
-        which = "The response" if len(left_over) == 1 else f"Target {listed(bad)}"
-        what = "is constant" if total[bad[0]] == 0 else "is fitted exactly by the fixed effects"
-        raise (ValueError if total[bad[0]] == 0 else FittedExactly)(
-            f"{which} {what}, so there is no noise to learn. Check the column, or hold the noise: "
-            "fixed={'sd(noise)': 1.0}."
-        )
-
-
-def check_fitted_exactly(noise: float, spread: float) -> None:
-    """Learning did not drive the noise to zero, as it does where random effects leave nothing of the response."""
-    if noise < 1e-8 * spread:
-        raise FittedExactly(
-            "The response is fitted exactly by the terms of the model, so sd(noise) has no size to learn: it goes to "
-            "zero. Leave a term out, or hold the noise: fixed={'sd(noise)': 1.0}."
-        )
-
-
-NO_SCATTER = 1e12
-"""A precision relative to the mean above this is scatter of less than one part in a million."""
-
-
-def check_scatter(hyperparameters: Iterable[Hyperparameter], theta: Float[Array, "k"]) -> None:
-    """Learning did not drive a precision to infinity, as it does where the terms leave nothing of the response."""
-    for h, value in zip(hyperparameters, theta, strict=True):
-        if h.unbounded and value > NO_SCATTER:
-            raise ValueError(
-                f"The response is fitted exactly by the terms of the model, so {h.name} has no size to learn: it goes "
-                f"to infinity. Leave a term out, or hold it: fixed={{{h.name!r}: 100.0}}."
-            )
-
-
-def _are(n: float, what: str, verb: str = "are ") -> str:
-    return f"{'is ' if n == 1 and verb else verb}{n:g} {what}{'' if n == 1 else 's'}"
 
 
 SAME = 1e-12

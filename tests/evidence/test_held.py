@@ -7,7 +7,7 @@ import pytest
 from marglik import learn
 from marglik.columns import SideBySide, in_columns, leverages, weighted_gram
 from marglik.evidence import Laplace
-from marglik.evidence.held import FEWEST, Held, Rows, Scales, approach
+from marglik.evidence.held import FEWEST, Held, Rows, Scales, approach, bend
 from marglik.evidence.scoring import interior_maximum
 from marglik.fitting import fit_model
 from marglik.likelihoods import Bernoulli, Gamma, Poisson
@@ -124,6 +124,30 @@ def test_at_the_mode_the_slopes_add_up_to_those_of_laplace(likelihood):
     drifts = [2 * T * (here.C @ np.where(row != 0, here.u, 0)) for row in Scales.of(model).member]
     through_w = np.array([z @ drift / 2 for drift in drifts])
     np.testing.assert_allclose(here.gradient + through_w, e.gradient * theta, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("likelihood", [Poisson(), Bernoulli(), Bernoulli(link="probit")], ids=str)
+def test_the_hessian_with_w_held_and_how_w_bends_it(likelihood):
+    """Together Laplace's own, by differences of its gradient; of rows that are there twice, one of each will do."""
+    model, theta = problem(400, likelihood), np.array([0.4, 0.2, 0.1])
+    _, w = mode(model, theta)
+    held, rows = held_at(model, w), Rows.of(model)
+
+    def gradient(rho):
+        return Laplace()(model, np.exp(rho)).gradient * np.exp(rho)
+
+    exact = np.array([derivative(lambda t, e=e: gradient(np.log(theta) + t * e)) for e in np.eye(3)])
+    found = bend(held.scales, held.G, theta, w, rows, 1.0)
+    size = np.abs(found).max()
+    assert size > 1e-3 * np.abs(exact).max()
+    np.testing.assert_allclose(held.at(theta).hessian + found, exact, rtol=0, atol=3e-3 * size)
+    np.testing.assert_allclose(bend(held.scales, 2 * held.G, theta, w, rows, 2.0), twice(model, theta, w), rtol=1e-9)
+
+
+def twice(model, theta, w):
+    rows = Rows.of(model)
+    both = Rows(np.concatenate([rows.X, rows.X]), np.tile(rows.y, 2), rows.offset, rows.multiplier, rows.likelihood)
+    return bend(Scales.of(model), 2 * held_at(model, w).G, theta, w, both, 1.0)
 
 
 @pytest.mark.parametrize("n", [600, 4 * FEWEST + 500])

@@ -170,8 +170,11 @@ def test_no_signal():
 
 def test_bad_input():
     X, y, _ = data()
-    with pytest.raises(ValueError, match="holds one class only"):
+    with pytest.raises(ValueError, match=r"holds one class only: 1\.0\. Check y\."):
         LogisticRidgeEB().fit(X, np.ones(len(y)))
+    with pytest.warns(UserWarning, match="Every column of X is constant") as told:
+        assert not LogisticRidgeEB().fit(np.ones_like(X), y).coef_.any()
+    assert not any("fixed=" in str(warning.message) for warning in told)
     with pytest.raises(ValueError, match="continuous"):
         LogisticRidgeEB().fit(X, X[:, 0])
     bad = X.copy()

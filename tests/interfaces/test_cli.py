@@ -341,6 +341,11 @@ def test_help_without_arguments():
         assert run(command, "-h").exit_code == 0
 
 
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "marglik", "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"marglik {marglik.__version__}\n")
+
+
 def test_version():
     assert run("--version").stdout == f"marglik {marglik.__version__}\n"
 

@@ -186,7 +186,12 @@ FILES = {
     "semicolons.csv": (
         "a;b\n1;2\n",
         "'{path}' seems to separate its columns by semicolons. Save it with commas (or tabs, as .tsv), or pass a "
-        "frame: pandas.read_csv(path, sep=…).",
+        "frame: pandas.read_csv(path, sep=';'), with decimal=',' if its numbers have commas for points.",
+    ),
+    "decimals.csv": (
+        "a;b\n1,5;2\n",
+        "'{path}' seems to separate its columns by semicolons. Save it with commas (or tabs, as .tsv), or pass a "
+        "frame: pandas.read_csv(path, sep=';'), with decimal=',' if its numbers have commas for points.",
     ),
 }
 

@@ -132,10 +132,18 @@ def test_plain_columns_side_by_side_are_one_design():
     assert len(side_by_side(("x", "k:z", "on"), DATA, N, "")) == 1
 
 
-@pytest.mark.parametrize("text", ["1 + x", "0 + log(x)"])
+NEITHER = {
+    "1 + x": ("'x' is inf in row 3, 8", ""),
+    "0 + log(x)": ("'log(x)' is inf in row 3, 8", ", where x = inf in the first of them"),
+    "1 + z + offset(log(x))": ("The offset is inf in row 3, 8", ", where x = inf in the first of them"),
+}
+
+
+@pytest.mark.parametrize("text", NEITHER)
 def test_values_of_new_rows_that_are_not_finite_are_refused(text):
     data = DATA.assign(x=DATA["x"].abs())
     made = design(text, data, N, "")
     with pytest.raises(ValueError) as refused:
         made.new(data.assign(x=np.where(np.isin(np.arange(N), [3, 8]), np.inf, 1.0)), N)
-    assert str(refused.value) == "The new data have a missing or infinite value in row 3, 8 (rows count from 0)."
+    what, where = NEITHER[text]
+    assert str(refused.value) == f"{what} of the new data (rows count from 0){where}. Leave such rows out."

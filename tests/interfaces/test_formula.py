@@ -141,8 +141,9 @@ def test_offsets_leave_the_design_and_enter_the_rows(term):
     model, source, _ = build(f"y ~ z + {term}", DATA, Gaussian())
     assert model.prior[0].names == ("Intercept", "z")
     np.testing.assert_allclose(model.rows.offset, OFFSETS[term], rtol=1e-14)
-    rows = source.new_rows(DATA[:5], set(), "raise")
+    rows = source.new_rows(DATA[:5], {"fixed effects"}, "raise")
     np.testing.assert_allclose(rows.offset, OFFSETS[term][:5], rtol=1e-14)
+    assert source.new_rows(DATA[:5], set(), "raise").offset == 0
 
 
 def test_offsets_are_added_to_predictions():
@@ -331,7 +332,7 @@ BAD = {
     "log10, log1p, exp, expm1, sqrt, abs, sin, cos, tan, tanh, C, I, scale, center, poly, bs, offset.",
     "y ~ build(x)": "'y ~ build(x)' uses 'build', which is neither a column nor a known function. Functions are log, "
     "log2, log10, log1p, exp, expm1, sqrt, abs, sin, cos, tan, tanh, C, I, scale, center, poly, bs, offset.",
-    "y ~ log(g)": "'y ~ log(g)' could not be evaluated: 'g' holds text, not numbers.",
+    "y ~ log(g)": "'y ~ log(g)' could not be evaluated: 'g' holds text, 'b' in row 0 (rows count from 0), not numbers.",
     "y ~ log(x + 5, 10)": "'y ~ log(x + 5, 10)' could not be evaluated: log takes one column and nothing else. For "
     "logarithms to another base write log2 or log10, or divide: I(log(x) / log(b)).",
     "y ~ factor(k)": "'factor(k)': formulas have no factor(). Write C(k).",
@@ -436,3 +437,26 @@ def test_pi_inside_functions(pi):
 def test_a_column_called_pi_goes_first():
     model, _, _ = build("y ~ sin(pi * x)", DATA.assign(pi=2.0), Gaussian())
     np.testing.assert_allclose(model.prior[0].columns[:, 1], np.sin(2 * DATA["x"]), rtol=1e-15)
+
+
+NAMED_TWICE = {
+    "y ~ Intercept": ("Intercept", "the constant"),
+    "y ~ h + `h[v]`": ("h[v]", "another"),
+    "y ~ x*z + `x:z`": ("x:z", "another"),
+}
+
+
+@pytest.mark.parametrize("formula", NAMED_TWICE)
+def test_a_column_with_the_name_of_another_coefficient_is_refused(formula):
+    name, other = NAMED_TWICE[formula]
+    with pytest.raises(BadFormula) as refused:
+        build(formula, DATA.assign(**{name: Z**2}), Gaussian())
+    assert str(refused.value) == (
+        f"{formula!r} has two fixed effects called {name!r}: that of the column of this name, and {other}. Rename the "
+        "column."
+    )
+
+
+def test_a_column_called_intercept_without_the_constant():
+    fit = marglik.fit("y ~ 0 + Intercept", DATA.assign(Intercept=X))
+    np.testing.assert_allclose(fit.fixed_effects.loc["Intercept", "estimate"], X @ Y / (X @ X), rtol=1e-10)

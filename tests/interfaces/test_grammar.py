@@ -149,6 +149,11 @@ BAD = {
     "y ~ (s(x) | g)": "'s(x)' has s() inside. It is a term of its own: join terms by +.",
     "y ~ log(s(x))": "'log(s(x))' has s() inside. It is a term of its own: join terms by +.",
     "y ~ s(x) - s(z)": "'s(z)' cannot be taken away with a minus; leave it out of the formula.",
+    "y ~ x*": "'x*' has nothing after its *. Name a column there, or leave the * out.",
+    "y ~ x* + z": "'x*' has nothing after its *. Name a column there, or leave the * out.",
+    "y ~ x:": "'x:' has nothing after its :. Name a column there, or leave the : out.",
+    "y ~ *x": "'*x' has nothing before its *. Name a column there, or leave the * out.",
+    "y ~ x + a/": "'a/' has nothing after its /. Name a column there, or leave the / out.",
     "y ~ s(x) + s( x )": "'s(x)' is in the formula twice. Keep one.",
 }
 

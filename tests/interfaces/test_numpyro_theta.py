@@ -247,6 +247,20 @@ def test_nuts_of_a_conjugate_program(conjugate):
     assert not jax.config.jax_enable_x64
 
 
+def test_nuts_as_a_picture(conjugate):
+    """Elements alone, in their order; areas of one; the interval and median of the table."""
+    pytest.importorskip("matplotlib")
+    _, found = conjugate
+    figure, table = found.plot(), found.summary()
+    assert figure.get_suptitle() == "3000 draws in 2 chains by NUTS"
+    assert len(figure.axes) - sum(not ax.get_visible() for ax in figure.axes) == 3
+    for ax, name in zip(figure.axes, found.samples, strict=False):
+        low, middle, high = (f"{table.loc[name, end]:.3g}".replace("-", "−") for end in ("lower", "median", "upper"))
+        assert ax.get_title(loc="left") == f"{name}: {middle}  ({low}, {high})"
+        x, p = ax.lines[0].get_data()
+        np.testing.assert_allclose(np.trapezoid(p, x), 1, rtol=1e-10)
+
+
 @pytest.mark.slow
 def test_nuts_is_the_same_from_the_same_seed(conjugate):
     fit, found = conjugate

@@ -30,6 +30,8 @@ def data():
     out["y"] = np.sin(6 * x) + 0.3 * z**2 + RNG.normal(size=9)[g] / 2 + (out["f"] == "b") * x
     out["y"] += 0.3 * RNG.normal(size=N)
     out["count"] = RNG.poisson(np.exp(np.sin(6 * x) + 0.4))
+    out["words"] = x.astype(str)
+    out["odd"] = np.where(np.arange(N) == 3, "1,5", out["words"])
     return out
 
 
@@ -168,6 +170,9 @@ BAD = {
     "s(x, z, knots=[0, 1])": "'s(x, z, knots=[0, 1])' has knots=[0, 1], but they are a list for one covariate, or a "
     "dict of lists by covariate: knots={'x': [0, 0.5, 1]}.",
     "s(f)": "s(f) needs numbers, but 'f' is categorical. Use bs='re', or by='f'.",
+    "s(odd)": "s(odd) needs numbers, but 'odd' holds '1,5' in row 3 (rows count from 0). Convert the column, or "
+    "correct that value; for names of levels use bs='re', or by='odd'.",
+    "s(words)": "s(words) needs numbers, but 'words' holds them as text, such as ",
     "s(log(f))": "'s(log(f))' is a function of 'log(f)', but 'f' is categorical. Give a column, or a function of one.",
     "s(x) + s(x, bs='cr')": "'s(x)' is in the formula twice, the second time as \"s(x, bs='cr')\". Keep one.",
     "s(x) + x": "s(x) has a part that no penalty sees, and it is a combination of 'x', so they cannot be told apart. A "
@@ -195,6 +200,28 @@ def test_one_sentence(data, term):
         marglik.fit(f"y ~ {term}", data)
     assert str(refused.value).startswith(BAD[term])
     assert str(refused.value).endswith(".")
+
+
+ENDS = {
+    "s(x, bs='cr', k=4, knots=[0, 0.3, 0.6, 1])": "",
+    "s(x, bs='cr', k=4, knots=[-1, 0.3, 0.6, 2])": "",
+    "s(x, bs='cr', k=4, knots=[-1, 0.3, 0.6, 0.7])": "s(x) is a straight line above 0.7, where it has no knots; ",
+    "s(x, bs='cr', k=3, knots=[0.2, 0.3, 0.7])": "s(x) is a straight line below 0.2 and above 0.7, where it has no "
+    "knots; ",
+    "te(x, z, k=3, knots={'x': [0.2, 0.3, 1]})": "te(x, z) is a straight line below 0.2, where it has no knots; ",
+    "s(x, k=4, knots=[0.2, 0.3, 0.6, 0.7])": "",
+}
+
+
+@pytest.mark.parametrize("term", ENDS)
+def test_what_goes_on_beyond_its_knots_is_told(data, term):
+    """As in mgcv, knots may lie beyond the data, and data beyond those of a cubic spline, which is straight there."""
+    fit = marglik.fit(f"y ~ {term}", data)
+    seen = f"'x' reaches from {data['x'].min():g} to {data['x'].max():g}"
+    assert fit.notes == ((f"{ENDS[term]}{seen}",) if ENDS[term] else ())
+    if "above 0.7" in ENDS[term]:
+        curve = fit.effect("s(x)", at={"x": [0.7, 0.75, 0.8, 0.85]})["estimate"]
+        np.testing.assert_allclose(np.diff(curve, 2), 0, rtol=0, atol=1e-12)
 
 
 def test_missing_values_and_bad_settings(data):

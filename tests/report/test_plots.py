@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is drawn is what the fit says: read back from the axes of the figures."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import marglik
 from marglik import Flat, Gaussian, LinearModel, Ridge
 from marglik.fitting import fit_model
-from marglik.report import plots
+from marglik.report import plots, sheet
 
 SLEEP = Path(__file__).parents[2] / "examples" / "sleepstudy.csv"
 N = 80
@@ -34,7 +35,7 @@ def axes_titled(figure, words):
     return found[0]
 
 
-def dots(ax, colour=plots.BLUE, filled=True):
+def dots(ax, colour=sheet.BLUE, filled=True):
     """Name of a row → where its dot is."""
     names = dict(zip(ax.get_yticks(), [t.get_text() for t in ax.get_yticklabels()], strict=True))
     return {
@@ -47,7 +48,7 @@ def dots(ax, colour=plots.BLUE, filled=True):
     }
 
 
-def bars(ax, colour=plots.BLUE):
+def bars(ax, colour=sheet.BLUE):
     names = dict(zip(ax.get_yticks(), [t.get_text() for t in ax.get_yticklabels()], strict=True))
     return {
         names[line.get_ydata()[0]]: tuple(line.get_xdata())
@@ -88,8 +89,8 @@ def test_a_correlation_at_its_end_and_one_that_is_held():
     fit = marglik.fit("y ~ x + (x | g)", data)
     ax, name = axes_titled(plots.overview(fit), "Correlations"), "cor(Intercept, x | g)"
     lower = fit.hyperparameters.loc[name, "lower"]
-    assert bars(ax, plots.RED) == {name: (lower, 1.0)}
-    assert dots(ax, plots.RED, filled=False) == {name: 1.0}
+    assert bars(ax, sheet.RED) == {name: (lower, 1.0)}
+    assert dots(ax, sheet.RED, filled=False) == {name: 1.0}
     assert f"1, above {lower:.3g}" in {t.get_text() for t in ax.texts}
     held = marglik.fit("y ~ x + (x | g)", data, fixed={name: 0.3})
     assert "0.3, held" in {t.get_text() for t in axes_titled(plots.overview(held), "Correlations").texts}
@@ -153,7 +154,7 @@ def test_levels_are_sorted_and_show_what_their_own_rows_say(sleep):
     beta = sleep.fixed_effects["estimate"]
     residual = frame["Reaction"] - beta["Intercept"] - beta["Days"] * frame["Days"]
     alone = residual.groupby(frame["Subject"]).mean()
-    hollow = dots(ax, plots.RED, filled=False)
+    hollow = dots(ax, sheet.RED, filled=False)
     np.testing.assert_allclose([hollow[str(i)] for i in alone.index], alone, rtol=1e-9)
 
 
@@ -181,7 +182,7 @@ def test_lines_on_the_scale_of_the_response():
     x, y = ax.lines[1].get_data()
     beta, effect = fit.fixed_effects["estimate"], fit.random_effects().loc[3, "Intercept"]
     np.testing.assert_allclose(y, np.exp(beta["Intercept"] + effect + beta["x"] * x), rtol=1e-12)
-    assert not dots(axes_titled(figure, "5 levels of g"), plots.RED, filled=False)
+    assert not dots(axes_titled(figure, "5 levels of g"), sheet.RED, filled=False)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_a_scale_at_zero_and_one_that_is_held():
     fit = marglik.fit("even ~ 1 + (1 | g)", DATA, fixed={"sd(noise)": 0.75})
     ax = axes_titled(plots.overview(fit), "Hyperparameters")
     upper = fit.hyperparameters.loc["sd(Intercept | g)", "upper"]
-    low, high = bars(ax, plots.RED)["sd(Intercept | g)"]
+    low, high = bars(ax, sheet.RED)["sd(Intercept | g)"]
     assert low == ax.get_xlim()[0]
     assert high == upper
     (diamond,) = [line for line in ax.lines if line.get_marker() == "D"]
@@ -266,6 +267,93 @@ def test_targets_are_counted():
         assert sum(bar.get_height() for bar in ax.patches) == 90
 
 
+@pytest.mark.filterwarnings("ignore:Target:UserWarning")
+def test_targets_that_could_not_be_learned_are_said_and_not_drawn():
+    prior, constant = Flat(np.ones(N)) + Ridge(X[:, :5]), np.ones((N, 1))
+    fit = fit_model(LinearModel(Gaussian(), prior, np.hstack([X[:, :3], constant])))
+    figure, total = plots.overview(fit), fit.log_evidence[:3].sum()
+    assert figure.subfigs[0].get_suptitle() == (
+        f"4 targets, total log evidence {total:,.2f} nats without one target that could not be learned".replace(
+            "-", "−"
+        )
+    )
+    for ax in figure.axes:
+        assert "nan" not in ax.get_title(loc="left")
+        assert not ax.get_visible() or sum(bar.get_height() for bar in ax.patches) == 3
+    none = plots.overview(fit_model(LinearModel(Gaussian(), prior, np.hstack([constant, constant]))))
+    assert none.subfigs[0].get_suptitle() == "2 targets, none of which could be learned"
+    assert not none.axes
+
+
+@pytest.fixture(scope="module")
+def trials():
+    draws = np.random.default_rng(5)
+    size = draws.integers(3, 14, N)
+    successes = draws.binomial(size, 1 / (1 + np.exp(2 - DATA["x"])))
+    return DATA.assign(successes=successes, failures=size - successes)
+
+
+def test_counts_of_successes_are_drawn_as_proportions(trials):
+    fit = marglik.fit("cbind(successes, failures) ~ x + z", trials, family="binomial")
+    share = trials["successes"] / (trials["successes"] + trials["failures"])
+    cloud = axes_titled(plots.overview(fit), "Observed proportions against fitted, 80 rows").lines[1]
+    np.testing.assert_array_equal(cloud.get_xydata(), np.column_stack([fit.predict(), share]))
+    figure = plots.overview(marglik.fit("cbind(successes, failures) ~ x + (1 | g)", trials, family="binomial"))
+    ax, mine = next(ax for ax in figure.axes if ax.texts and ax.texts[0].get_text() == "3"), trials["g"] == 3
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), np.column_stack([trials["x"], share])[mine])
+    (left, _) = figure.subfigs[0].subfigs
+    assert left.get_supylabel() == "successes / (successes + failures)"
+
+
+def wide(n):
+    draws = np.random.default_rng(2)
+    data = pd.DataFrame(draws.standard_normal((N, n)), columns=[f"column{i}" for i in range(n)])
+    return data.assign(y=data @ np.linspace(0, 2, n) + draws.standard_normal(N), g=np.arange(N) % 34)
+
+
+MANY = {
+    "fixed effects": lambda: marglik.fit("y ~ " + " + ".join(wide(45).columns[:45]), wide(45)),
+    "hyperparameters": lambda: marglik.fit(f"y ~ ard({', '.join(wide(25).columns[:25])})", wide(25)),
+    "levels": lambda: marglik.fit("y ~ column0 + column1 + column2 + (1 | g)", wide(3)),
+    "targets": lambda: fit_model(
+        LinearModel(
+            Gaussian(), Ridge(X[:, :15], groups=np.arange(15), scales=[f"sd(x{i})" for i in range(15)]), X[:, :2]
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_many_rows_make_a_taller_picture_not_smaller_letters(what):
+    figure = plots.overview(MANY[what]())
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    for ax in (ax for ax in figure.axes if ax.get_visible()):
+        names, ticks, titles = ax.get_yticklabels(), ax.get_xticklabels(), [ax.title, ax._left_title]
+        words = [t for t in (*names, *ticks, *ax.texts, *titles) if t.get_text().strip()]
+        assert all(t.get_fontsize() >= 6.5 for t in words)
+        for column in (names, ax.texts):
+            boxes = sorted((t.get_window_extent(renderer) for t in column if t.get_text()), key=lambda box: box.y0)
+            assert all(below.y1 <= above.y0 + 0.5 for below, above in pairwise(boxes))
+    assert figure.get_figheight() < 14
+
+
+def test_of_many_effects_those_best_determined_are_drawn_in_their_order():
+    fit = MANY["fixed effects"]()
+    ax, table = axes_titled(plots.overview(fit), "Fixed effects"), fit.fixed_effects
+    ratio = (table["estimate"] / table["se"]).abs()
+    best = ratio.sort_values(ascending=False).index[:30]
+    assert list(dots(ax)) == [name for name in table.index if name in best]
+    assert ax.get_xlabel() == "the 30 best determined; 16 more in fit.fixed_effects"
+
+
+def test_of_many_numbers_a_target_it_is_said_how_many_are_left_out():
+    figure = plots.overview(MANY["targets"]())
+    assert len(figure.axes) == 12
+    assert figure.subfigs[0].get_supxlabel().startswith("and 5 more in fit.hyperparameters")
+
+
 def test_title_and_evidence(sleep):
     figure = plots.overview(sleep)
     assert figure.get_suptitle() == "Reaction ~ Days + (1 | Subject)"
@@ -273,11 +361,16 @@ def test_title_and_evidence(sleep):
     assert body.get_suptitle() == "log evidence −893.23 nats, exact, fixed effects integrated (REML)"
 
 
+@pytest.fixture(scope="module")
+def small():
+    return marglik.fit("y ~ x + (1 | g)", DATA)
+
+
 @pytest.mark.parametrize("kind", ["svg", "png", "pdf"])
-def test_the_same_fit_gives_the_same_bytes(sleep, kind, tmp_path):
+def test_the_same_fit_gives_the_same_bytes(small, kind, tmp_path):
     starts = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}
     for name in ("once", "twice"):
-        sleep.plot(tmp_path / f"{name}.{kind}")
+        small.plot(tmp_path / f"{name}.{kind}")
     once, twice = ((tmp_path / f"{name}.{kind}").read_bytes() for name in ("once", "twice"))
     assert once == twice
     assert once.startswith(starts[kind])
@@ -304,8 +397,8 @@ def test_nothing_leaves_the_picture_and_no_labels_collide(fit, request):
         assert not any(a.overlaps(b) for i, a in enumerate(ticks) for b in ticks[:i])
 
 
-def test_notebooks_show_the_figure(sleep):
-    assert plots.overview(sleep)._repr_png_().startswith(b"\x89PNG")
+def test_notebooks_show_the_figure(small):
+    assert plots.overview(small)._repr_png_().startswith(b"\x89PNG")
 
 
 def test_an_ending_that_is_none(sleep, tmp_path):
@@ -317,7 +410,7 @@ def test_an_ending_that_is_none(sleep, tmp_path):
 
 
 def test_without_matplotlib(sleep, monkeypatch):
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    monkeypatch.setattr(sheet, "find_spec", lambda name: None)
     with pytest.raises(ImportError) as refused:
         sleep.plot()
     assert str(refused.value) == ("Pictures need matplotlib, which is not installed: pip install 'marglik[plot]'.")

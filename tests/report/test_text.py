@@ -218,6 +218,20 @@ def test_many_targets_are_shown_by_quantiles():
     assert repr(fit) == "<Fit of 40 targets by exact>"
 
 
+@pytest.mark.filterwarnings("ignore:Target:UserWarning")
+def test_targets_that_could_not_be_learned_are_said_and_left_out():
+    """A constant is all intercept, so its noise goes to zero and it has no evidence."""
+    constant, prior = np.ones((N, 1)), Flat(np.ones(N), ["Intercept"]) + Ridge(X)
+    mixed = fit_model(LinearModel(Gaussian(), prior, np.hstack([TARGETS[:, :3], constant])))
+    (table,), (alone,) = tables(mixed), tables(fit_model(LinearModel(Gaussian(), prior, TARGETS[:, :3])))
+    assert table.head[0] == "3 of 4 targets"
+    assert table.rows == alone.rows
+    assert dict(page(mixed).facts)["learning"] == "exact; one target could not be learned"
+    none = fit_model(LinearModel(Gaussian(), prior, np.hstack([constant, 2 * constant])))
+    assert tables(none) == []
+    assert "exact; 2 targets could not be learned" in summary(none)
+
+
 def test_tables_of_many_columns_end_with_how_many_more_there_are():
     codes = pd.DataFrame({"k": np.arange(N) % 50, "y": DATA["y"]})
     hyperparameters, effects = tables(marglik.fit("y ~ C(k)", codes))

@@ -250,6 +250,37 @@ def test_shared_scales_that_cannot_be(options, sentence):
         )
 
 
+NUMBERED = {name: place for place, name in zip([30, 4, 11, 2, 7, 19, 5, 3], np.unique(ROWS["g"]), strict=False)}
+
+
+@pytest.mark.parametrize("formula", ["y ~ s(x, g, bs='fs', k=5)", "y ~ s(g, x, bs='fs', k=5)"])
+def test_whole_numbers_are_levels(formula):
+    """The model is that of names, level by level, for new rows and pictures too."""
+    rows = ROWS.assign(g=ROWS["g"].map(NUMBERED))
+    fit, named = marglik.fit(formula, rows), marglik.fit(formula, ROWS)
+    assert fit.log_evidence == pytest.approx(named.log_evidence, abs=1e-9)
+    np.testing.assert_allclose(fit.predict(rows[:9]), named.predict(ROWS[:9]), rtol=0, atol=1e-6)
+    label = fit.source.formula.calls[0].text.split(", bs")[0] + ")"
+    assert set(fit.effect(label, n=3)["g"]) == set(rows["g"])
+    new = rows[:2].assign(g=[1, 1000])
+    assert np.ptp(fit.predict(new, include=[label])) == 0
+    with pytest.raises(ValueError, match=r"'g' has levels that were not in the fit: 1, 1000\."):
+        fit.predict(new, new_levels="raise")
+
+
+def test_of_two_columns_of_whole_numbers_the_last_has_the_levels():
+    rows = ROWS.assign(g=ROWS["g"].map(NUMBERED), day=np.arange(len(ROWS)) % 7)
+    fit, named = (marglik.fit("y ~ s(day, g, bs='fs', k=4)", data) for data in (rows, rows.assign(g=ROWS["g"])))
+    assert fit.log_evidence == pytest.approx(named.log_evidence, abs=1e-9)
+
+
+def test_numbers_that_are_not_whole_are_no_levels():
+    with pytest.raises(
+        ValueError, match="needs one categorical column beside columns of numbers, but has numbers alone"
+    ):
+        marglik.fit("y ~ s(x, z, bs='fs', k=4)", ROWS.assign(z=np.linspace(0.1, 0.9, len(ROWS))))
+
+
 BAD = [
     (s, ["one", "g"], {"bs": "fs"}, "'one' is the same in every row, so s(one, g) has nothing to vary with. Leave it"),
     (s, ["x", "z"], {"bs": "fs"}, "s(x, z) with bs='fs' is a curve for each level, so it needs one categorical column"),

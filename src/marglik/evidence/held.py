@@ -62,6 +62,8 @@ SMALL = 1e-4
 """Gain in nats below which they end."""
 INNER = 20
 """Steps in ρ with W held."""
+PROBE = 1e-3
+"""Difference in ρ that shows how the gradient bends as W moves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +139,10 @@ class Held:
         own, kept = np.sum(U * u, axis=1), E @ C.diagonal()
         hessian = 4 * U @ C @ U.T + 2 * E @ (C * C) @ E.T - 2 * np.diag(own + kept)
         return Step(value, own - E.sum(axis=1) + kept, hessian, u, C)
+
+    def traces(self, s: Float[Array, "k"]) -> Float[Array, "k"]:
+        """tr C_kk."""
+        return self.at(s).C.diagonal() @ (self.scales.member != 0).T
 
     def slope_in_variance(self, s: Float[Array, "k"], here: Step, k: int) -> float:
         """In that of a scale that is zero at s."""
@@ -242,6 +248,35 @@ class Rows:
     def log_density(self, eta: Float[Array, "n"]) -> float:
         """Σ log p(y|η), less what depends on y alone."""
         return float(np.sum(self.likelihood.log_kernel(self.y, eta, np.zeros(0)) * self.multiplier))
+
+
+def bend(
+    scales: Scales, G: Float[Array, "d d"], s: Float[Array, "k"], w: Float[Array, "d"], rows: Rows, share: float
+) -> Float[Array, "k k"]:
+    """What ∂²/∂ρ² at the mode has beyond `Step.hessian`, as W moves with ρ: by a difference along each ρ_k.
+
+    ``rows`` stand for ``share`` times as many.
+    """
+
+    def parts(G: Array, s: Array, w: Array) -> tuple[Array, Array, Array]:
+        """tr C_kk, what moves W adds to the gradient, and ∂w/∂ρ."""
+        T, E = scales.diagonal(s), scales.member != 0
+        H = T[:, None] * G * T
+        H.reshape(-1)[:: len(H) + 1] += scales.penalised
+        C = cholesky_inverse(cholesky(H))
+        drift = 2 * T[:, None] * (C @ (E * np.divide(w, T, out=np.zeros(len(T)), where=T != 0)).T)
+        third = rows.derivatives(rows.eta(w))[2]
+        z = share * ((third * leverages(T[:, None] * C * T, rows.X)) @ rows.X)
+        return E @ C.diagonal(), drift.T @ z / 2, drift
+
+    _, slope, drift = parts(G, s, w)
+    weights, out = -rows.derivatives(rows.eta(w))[1], np.zeros((len(s), len(s)))
+    for k in np.flatnonzero(s):
+        there, moved = s * np.exp(PROBE * (np.arange(len(s)) == k)), w + PROBE * drift[:, k]
+        change = -rows.derivatives(rows.eta(moved))[1] - weights
+        new_trace, new_slope, _ = parts(G + share * weighted_gram(rows.X, change), there, moved)
+        out[k] = (new_trace - Held(scales, G, G @ w).traces(there) + new_slope - slope) / PROBE
+    return (out + out.T) / 2
 
 
 class Approach(NamedTuple):

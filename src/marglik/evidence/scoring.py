@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from marglik.evidence.base import Peak, apart
-from marglik.evidence.held import Approach, Held, Scales, approach
+from marglik.evidence.held import Approach, Held, Rows, Scales, approach, bend
 from marglik.evidence.slopes import Slopes
 from marglik.hyperparameters import Positive
 from marglik.linalg import Arrow
@@ -45,6 +45,8 @@ CLOSE = 1e-5
 """The last step, in φ: it is taken, and nothing computed there. What it leaves is a small share of it."""
 CLOSE_HELD = 1e-4
 """The same where the curvature with W held is known from the start: what it leaves is a few percent of it."""
+CLOSE_BENT, FEW = 2e-3, 3
+"""And where some of the rows tell how W bends it, for up to so many scales: what it leaves is a few thousandths."""
 INSIDE = 0.02
 """A scale at a smaller share of its natural size, or a larger multiple than the inverse, is not inside."""
 KNOWN = 30.0
@@ -223,7 +225,8 @@ class _Search:
 
     def climbed(self, here: Point) -> tuple[Point, bool]:
         """The point where the next step is no longer than `CLOSE`, with that step taken; or the last, not inside."""
-        A, radius, close = self.first_correction(here), RADIUS, CLOSE_HELD if self.knows_held else CLOSE
+        A, close = self.first_correction(here)
+        radius = RADIUS
         for _ in range(MOST):
             step, gain, concave = self.step(here, here.information + A, radius)
             there = self.moved(here.theta, step)
@@ -253,11 +256,20 @@ class _Search:
         assert self.scales is not None
         return Held(self.scales, G, G @ rows.w + rows.score)
 
-    def first_correction(self, here: Point) -> Float[Array, "k k"]:
-        """A: where the curvature with W held is known it makes up for that; else see `own_curvature`."""
+    def first_correction(self, here: Point) -> tuple[Float[Array, "k k"], float]:
+        """A, and which step is close: where the curvature with W held is known A makes up for that, and for how W moves
+        as far as some of the rows tell it; else see `own_curvature`.
+        """
         if not self.knows_held:
-            return self.own_curvature(here)
-        return -self.held(here).at(here.theta).hessian - here.information
+            return self.own_curvature(here), CLOSE
+        held = self.held(here)
+        A = -held.at(here.theta).hessian - here.information
+        rows = Rows.of(self.model)
+        if rows.some is None or self.free.sum() > FEW:
+            return A, CLOSE_HELD
+        w = here.posterior.slopes.mode.rows.w
+        more = bend(held.scales, held.G, here.theta, w, rows.some, len(rows.y) / len(rows.some.y))
+        return A - np.where(np.outer(self.free, self.free), more, 0.0), CLOSE_BENT
 
     def own_curvature(self, here: Point) -> Float[Array, "k k"]:
         """The rows of A that belong to the likelihood's own hyperparameters, by one difference each."""

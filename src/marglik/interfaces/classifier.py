@@ -15,7 +15,7 @@ from sklearn.utils.validation import validate_data
 
 from marglik.callers import warn
 from marglik.fitting import fit_model
-from marglik.interfaces.sklearn import LinearEB, kept_rows
+from marglik.interfaces.sklearn import WEIGHTS, LinearEB, kept_rows
 from marglik.likelihoods import Bernoulli
 from marglik.pools import within_one_pool
 from marglik.targets import stacked
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
     from marglik.fitted import Fit
     from marglik.model import LinearModel
+
+IDLE = (
+    "Every column of X is constant, so beside the intercept they tell nothing: weights are zero, and their scale "
+    "cannot be learned. Give columns that vary."
+)
 
 
 @within_one_pool
@@ -110,9 +115,8 @@ class LogisticRidgeEB(ClassifierMixin, LinearEB):
         X, y, counts, _ = kept_rows(sample_weight, X, y)
         self.classes_, place = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(
-                f"LogisticRidgeEB needs two classes, but y holds one class only: {self.classes_[0]!r}. Check y."
-            )
+            only = self.classes_.tolist()[0]
+            raise ValueError(f"LogisticRidgeEB needs two classes, but y holds one class only: {only!r}. Check y.")
         Y = place.astype(float) if len(self.classes_) == 2 else (place[:, None] == np.arange(len(self.classes_))) * 1.0
         coef, intercept = self._learn(X, Y, counts, Bernoulli(), groups)
         self.coef_, self.intercept_ = np.atleast_2d(coef), np.atleast_1d(intercept)
@@ -133,8 +137,9 @@ class LogisticRidgeEB(ClassifierMixin, LinearEB):
         if apart.any():
             apart &= ~np.atleast_1d(fit.converged)
         if not apart.any():
+            idle = self.fit_intercept and not np.ptp(columns[WEIGHTS], axis=0).any()
             for warning in caught:
-                warn(warning.message)
+                warn(IDLE if idle else warning.message)
             return fit
         held = fit_model(model, fixed=_wide(model))
         which = self.classes_[1:] if y.shape[1] == 1 else self.classes_[apart]

@@ -213,7 +213,7 @@ def fit(
 ) -> int:
     """Fit FORMULA to DATA, a CSV or Parquet file."""
     if plot is not None:
-        from marglik.report.plots import check_drawable
+        from marglik.report.sheet import check_drawable
 
         check_drawable(plot)
     for path in (plot, save):

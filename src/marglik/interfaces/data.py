@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marglik.validate import check_finite, listed
+from marglik.validate import check_finite, is_number, listed, numbered
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -90,20 +90,20 @@ def _from_native(data: Any) -> DataFrame:
 
 
 def complete(
-    frame: DataFrame, names: Iterable[str], missing: str = "raise"
+    columns: Mapping[str, Series], missing: str = "raise"
 ) -> tuple[dict[str, Series], Array | None, tuple[str, ...]]:
-    """Settled copies of these columns in rows without missing values; which rows these are if not all; notes.
+    """Settled copies of columns in rows without missing values; which rows these are if not all; notes.
 
     Raises
     ------
     ValueError
         A value is missing and ``missing="raise"``, none is left, or a number is infinite.
     """
-    columns = {name: frame[name] for name in names}
     holes = {name: bad for name, column in columns.items() if (bad := _missing(column)) is not None}
     kept: Array | None = None
     notes: tuple[str, ...] = ()
     if holes:
+        n = len(next(iter(holes.values())))
         if missing == "raise":
             name, bad = next(iter(holes.items()))
             raise ValueError(
@@ -113,12 +113,12 @@ def complete(
         kept = np.flatnonzero(~np.any(list(holes.values()), axis=0))
         if not len(kept):
             raise ValueError("Every row has a missing value in a column that the formula uses, so no row is left.")
-        notes = (f"{len(frame) - len(kept)} of {len(frame)} rows dropped: missing values",)
+        notes = (f"{n - len(kept)} of {n} rows dropped: missing values",)
         columns = {name: column.iloc[kept].reset_index(drop=True) for name, column in columns.items()}
     out = {name: settled(column.copy()) for name, column in columns.items()}
     for name, column in out.items():
         if is_numeric(column) and not _whole(column):
-            check_finite(column.to_numpy(float), [name])
+            check_finite(column.to_numpy(float), [name], rows=kept, advice="Leave these rows out, or correct them.")
     return out, kept, notes
 
 
@@ -168,6 +168,10 @@ def _plain_values(column: Series) -> Series:
             wide = np.float64
         return column if column.dtype == wide else column.astype(wide)
     kind = pd.api.types.infer_dtype(column, skipna=True)
+    if kind == "complex":
+        raise BadData(
+            f"Column {column.name!r} holds complex numbers. Give their real and imaginary parts, or their size."
+        )
     if kind == "string":
         return column
     if kind == "boolean":
@@ -190,13 +194,14 @@ def refuse_dates(frame: DataFrame, names: set[str]) -> None:
             )
 
 
-def numbers(column: Any, name: str, what: str) -> Array:
-    """A settled column as floats; raises naming the first row that is no number."""
+def numbers(column: Any, name: str, what: str, rows: Array | None = None) -> Array:
+    """A settled column as floats; raises naming the first row that is no number, ``rows`` as in `numbered`."""
     if not is_numeric(column):
-        text = [i for i, v in enumerate(column) if not _is_number(v)]
-        row = text[0] if text else 0
+        text = [i for i, v in enumerate(column) if not is_number(v)]
+        place = text[0] if text else 0
+        row = numbered(np.array(place), rows)
         raise ValueError(
-            f"The {what} {name!r} must be numbers, but holds {str(column.iloc[row])!r} in row {row} (rows count from "
+            f"The {what} {name!r} must be numbers, but holds {str(column.iloc[place])!r} in row {row} (rows count from "
             "0). Convert the column, or correct that value."
         )
     return column.to_numpy(float)
@@ -207,14 +212,6 @@ def is_numeric(column: Any) -> bool:
     import pandas as pd
 
     return pd.api.types.is_numeric_dtype(column)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def refuse_missing(column: Any) -> None:
@@ -317,6 +314,7 @@ def _read_csv(path: Path) -> DataFrame:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.reader(lines, delimiter=separator)
             header = next((row for row in reader if row), [])
+            _check_separator(path, header)
             for row in reader:
                 if row and len(row) != len(header):
                     raise BadData(
@@ -329,12 +327,6 @@ def _read_csv(path: Path) -> DataFrame:
         raise BadData(f"{str(path)!r}: line {reader.line_num} could not be read as CSV ({error}).") from None
     if not any(name.strip() for name in header):
         raise BadData(f"{str(path)!r} is empty.")
-    other = {";": "semicolons", "\t": "tabs", "|": "bars"}.get(next((c for c in ";\t|" if c in header[0]), ""))
-    if len(header) == 1 and other:
-        raise BadData(
-            f"{str(path)!r} seems to separate its columns by {other}. Save it with commas (or tabs, as .tsv), or pass "
-            "a frame: pandas.read_csv(path, sep=…)."
-        )
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
         raise BadData(f"{str(path)!r} has several columns called {sorted(repeated)[0]!r}. Rename them.")
@@ -344,6 +336,17 @@ def _read_csv(path: Path) -> DataFrame:
         return pd.read_csv(path, sep=separator, encoding="utf-8-sig", low_memory=False, index_col=False, **exact)
     except pd.errors.ParserError as error:
         raise BadData(f"{str(path)!r} could not be read as CSV: {str(error).strip()}.") from None
+
+
+def _check_separator(path: Path, header: list[str]) -> None:
+    """A header of one name that has another separator inside is of a file that is separated by that."""
+    found = next((c for c in ";\t|" if len(header) == 1 and c in header[0]), None)
+    if found:
+        words = {";": "semicolons", "\t": "tabs", "|": "bars"}[found]
+        raise BadData(
+            f"{str(path)!r} seems to separate its columns by {words}. Save it with commas (or tabs, as .tsv), or pass "
+            f"a frame: pandas.read_csv(path, sep={found!r}), with decimal=',' if its numbers have commas for points."
+        )
 
 
 def _version(package: Any) -> tuple[int, int]:

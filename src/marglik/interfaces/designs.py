@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from marglik.interfaces.data import is_numeric
 from marglik.interfaces.grammar import NAME, BadFormula, products
-from marglik.validate import listed
+from marglik.validate import is_number, listed, numbered
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -56,6 +56,7 @@ class Products:
     """Columns of numbers multiplied cell by cell; the empty cell is the intercept."""
 
     cells: Sequence[tuple[str, ...]]
+    offset_variables: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,6 +89,12 @@ class Coded:
         terms = self.design.terms.items()
         where = [self.design.slices[name] for name, term in terms if term.kind == "offset"]
         return [i for columns in where for i in range(columns.start, columns.stop)]
+
+    @property
+    def offset_variables(self) -> set[str]:
+        """Columns of the data in the offsets."""
+        terms = self.design.terms.values()
+        return set().union(*(term.var_names for term in terms if term.kind == "offset"))
 
     @property
     def several(self) -> Mapping[str, tuple[str, ...]]:
@@ -153,11 +160,51 @@ class Design:
     def new(self, table: Table, n: int) -> tuple[Array, Array | None]:
         """Columns and offset for n new rows; raises naming rows where a value is not finite."""
         matrix, offset = self.rule(table, n)
-        finite = np.isfinite(matrix).all(axis=1) & np.isfinite(0.0 if offset is None else offset)
-        if not finite.all():
-            rows = listed(np.flatnonzero(~finite))
-            raise ValueError(f"The new data have a missing or infinite value in row {rows} (rows count from 0).")
+        bad = self._not_finite(matrix, table, " of the new data")
+        if bad is None and offset is not None:
+            made_of = [v for v in self.variables if v in self.rule.offset_variables]
+            bad = _where(offset, "The offset", made_of, table, None, " of the new data")
+        if bad is not None:
+            raise ValueError(f"{bad}. Leave such rows out.")
         return matrix, offset
+
+    def check_finite(self, table: Table, rows: Array | None = None) -> None:
+        """Raise where a function of columns has no value in rows of the fit, whose ``rows`` in the data are given."""
+        bad = None if isinstance(self.rule, Products) else self._not_finite(self.matrix, table, rows=rows)
+        if bad is not None:
+            raise ValueError(
+                f"{bad}. The data have a value there, which missing='drop' does not leave out: leave such rows out, or "
+                "take a function that is finite everywhere."
+            )
+
+    def _not_finite(self, matrix: Array, table: Table, of: str = "", rows: Array | None = None) -> str | None:
+        """What is wrong with the first column that is not finite; None if all are."""
+        finite = np.isfinite(matrix).all(axis=0)
+        if finite.all():
+            return None
+        column = int(np.argmin(finite))
+        name = self.names[column]
+        used = [v for v in self.variables if re.search(rf"(?<![\w.]){re.escape(v)}(?![\w.])", name)]
+        return _where(matrix[:, column], repr(name), [v for v in used if v != name], table, rows, of)
+
+
+def _where(
+    values: Array, name: str, made_of: Sequence[str], table: Table, rows: Array | None, of: str = ""
+) -> str | None:
+    """Which of the values are not finite, and what the first of them is made of; None if all are."""
+    bad = np.flatnonzero(~np.isfinite(values))
+    if not len(bad):
+        return None
+    shown = listed(numbered(bad, rows))
+    there = [f"{v} = {table[v].iloc[bad[0]]:g}" for v in made_of if is_numeric(table[v])]
+    first = f", where {', '.join(there)}{' in the first of them' if len(bad) > 1 else ''}" if there else ""
+    value = "NaN" if np.isnan(values[bad[0]]) else f"{values[bad[0]]:g}"
+    return f"{name} is {value} in row {shown}{of} (rows count from 0){first}"
+
+
+def coded(text: str) -> set[str]:
+    """Columns that stand inside ``C(…)``: their values are levels."""
+    return {name.strip("`") for name in re.findall(rf"\bC\(\s*({NAME})\s*[,)]", text)}
 
 
 def design(text: str, table: Table, n: int, shown: str) -> Design | None:
@@ -235,6 +282,7 @@ def _formulae(text: str, table: Table, shown: str) -> Any:
     from formulae.environment import Environment
 
     _check_levels(text, table, shown)
+    _check_degrees(text, shown)
     known = Environment([{**FUNCTIONS, **CONSTANTS, "np": np}])
     try:
         with np.errstate(all="ignore"), redirect_stdout(io.StringIO()):  # formulae prints what it raises
@@ -246,20 +294,38 @@ def _formulae(text: str, table: Table, shown: str) -> Any:
         ) from None
     except Exception as error:
         words = [name for name in variables(text) if name in table and not is_numeric(table[name])]
-        why = f"{words[0]!r} holds text, not numbers." if words and isinstance(error, TypeError) else _reason(error)
+        why = _text(words[0], table) if words and isinstance(error, TypeError) else _reason(error)
         raise BadFormula(f"{shown!r} could not be evaluated: {why}") from error
 
 
 def _check_levels(text: str, table: Table, shown: str) -> None:
     """Categorical columns have two levels or more: text, and what stands inside ``C(…)``."""
-    coded = {name.strip("`") for name in re.findall(rf"\bC\(\s*({NAME})\s*[,)]", text)}
+    levels = coded(text)
     for name in variables(text):
         column = table.get(name)
-        if column is not None and (name in coded or not is_numeric(column)) and (column == column.iloc[0]).all():
+        if column is not None and (name in levels or not is_numeric(column)) and (column == column.iloc[0]).all():
             raise BadFormula(
                 f"{shown!r} has an effect of {name!r}, which has one level only, {str(column.iloc[0])!r}, so there is "
                 "nothing to compare. Leave it out."
             )
+
+
+def _check_degrees(text: str, shown: str) -> None:
+    """Polynomials have a whole degree from 1."""
+    for written, degree in re.findall(r"(\bpoly\([^(),]+,\s*(?:degree\s*=\s*)?([^(),]+)[,)])", text):
+        if not re.fullmatch(r"0*[1-9]\d*", degree.strip()):
+            raise BadFormula(
+                f"{shown!r} has {written.rstrip(',)')}), but the degree of a polynomial is a whole number from 1, such "
+                "as poly(x, 2)."
+            )
+
+
+def _text(name: str, table: Table) -> str:
+    """Which value of a column of text is no number, or that all are."""
+    row = next((i for i, value in enumerate(table[name]) if not is_number(value)), None)
+    if row is None:
+        return f"{name!r} holds numbers as text, such as {table[name].iloc[0]!r}. Convert it: pandas.to_numeric(…)."
+    return f"{name!r} holds text, {str(table[name].iloc[row])!r} in row {row} (rows count from 0), not numbers."
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ from marglik import callers
 from marglik.interfaces.data import (
     as_fitted,
     complete,
+    is_numeric,
     numbers,
     packed,
     read_frame,
@@ -22,17 +23,18 @@ from marglik.interfaces.data import (
     settled,
     unpacked,
 )
-from marglik.interfaces.designs import NO_COLUMNS, Coded, Design, design, side_by_side, variables
+from marglik.interfaces.designs import NO_COLUMNS, Coded, Design, coded, design, side_by_side, variables
 from marglik.interfaces.factors import Factor, described, factorise
 from marglik.interfaces.grammar import BadFormula, Formula, Grouping, Penalised, is_name, parse, products, split_terms
 from marglik.interfaces.response import respond
 from marglik.interfaces.special import Special
 from marglik.interfaces.special import terms as special_terms
+from marglik.interfaces.texts import check_levels_of
 from marglik.model import LinearModel
 from marglik.posterior.base import NewRows
 from marglik.priors import Flat, Prior, RandomEffects, Ridge, Term
 from marglik.rows import InMemory
-from marglik.validate import Collinear, check_nonzero, did_you_mean, listed
+from marglik.validate import Collinear, check_nonzero, check_weights, did_you_mean, listed
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -87,10 +89,10 @@ class FormulaSource:
         codes: dict[str, Array] = {}
         offset: Array | float = 0.0
         for label, designs in self.designs.items():
-            wanted = [d for d in designs if label in terms or d.offset is not None]
+            wanted = [d for d in designs if label in terms]
             parts = [d.new(self._like_fitted(d.variables, frame), len(frame)) for d in wanted]
             offset = sum((more for _, more in parts if more is not None), offset)
-            matrices = [matrix for matrix, _ in parts if label in terms and matrix.shape[1]]
+            matrices = [matrix for matrix, _ in parts if matrix.shape[1]]
             if matrices:
                 columns[label] = matrices[0] if len(matrices) == 1 else np.column_stack(matrices)
         unseen = self._special_rows(terms, frame, new_levels, columns, codes)
@@ -152,7 +154,7 @@ class FormulaSource:
 
     def _no_rows(self, frame: DataFrame, terms: set[str]) -> NewRows:
         """Columns of the named terms for new data without a row."""
-        used = [d for label, ds in self.designs.items() for d in ds if label in terms or d.offset is not None]
+        used = [d for label, ds in self.designs.items() for d in ds if label in terms]
         factors = [factor for label, factor in self.factors.items() if label in terms]
         calls = [call for label, call in self.special.items() if label in terms]
         names = [v for d in used for v in d.variables] + [v for call in calls for v in call.variables]
@@ -237,10 +239,10 @@ def build(
     formula = parse(text)
     if missing not in ("raise", "drop"):
         raise ValueError(f"missing must be 'raise' or 'drop', not {missing!r}.")
-    table, n, w, notes = _read(formula, data, weights, missing)
-    y, likelihood, more = respond(formula, table, n, likelihood)
+    table, n, w, kept, notes = _read(formula, data, weights, missing)
+    y, likelihood, more = respond(formula, table, n, likelihood, kept)
     settings: dict[str, Any] = {"select": True} if select else {}
-    terms, designs, factors, special = _terms(formula, table, n, settings)
+    terms, designs, factors, special = _terms(formula, table, n, settings, kept)
     if not terms:
         raise BadFormula(
             f"{formula.text!r} has no terms, so there is nothing to learn. Write '{formula.response} ~ 1'."
@@ -256,8 +258,8 @@ def build(
 
 def _read(
     formula: Formula, data: Any, weights: Any, missing: str
-) -> tuple[dict[str, Series], int, Array | None, tuple[str, ...]]:
-    """The columns in use, how many rows they have, weights, and notes."""
+) -> tuple[dict[str, Series], int, Array | None, Array | None, tuple[str, ...]]:
+    """The columns in use, how many rows they have, weights, which rows of the data these are if not all, and notes."""
     import pandas as pd
 
     frame = read_frame(data)
@@ -266,19 +268,34 @@ def _read(
     if isinstance(weights, str):
         require(frame, [weights], "the data", "weights= names")
         used.append(weights)
-    given = None if weights is None or isinstance(weights, str) else _given_weights(weights, len(frame))
     refuse_dates(frame, set(used) - {name for term in formula.grouping for name in term.columns})
-    table, kept, notes = complete(frame, dict.fromkeys(used), missing)
-    if isinstance(weights, str):
-        given = numbers(table[weights], weights, "weights")
-    elif given is not None:
-        given = given if kept is None else given[kept]
-        table[GIVEN_WEIGHTS] = pd.Series(given)
-    return table, len(frame) if kept is None else len(kept), given, notes
+    columns = {name: frame[name] for name in used}
+    named = weights
+    if not isinstance(weights, str | None):
+        named = GIVEN_WEIGHTS
+        columns[named] = pd.Series(_given_weights(weights, len(frame)), name=named)
+    table, kept, notes = complete(columns, missing)
+    given = None if named is None else numbers(table[named], named, "weights", kept)
+    if given is not None:
+        check_weights(given, kept)
+    n = len(frame) if kept is None else len(kept)
+    return table, n, given, kept, (*notes, *_levels_meant(formula, table, kept))
+
+
+def _levels_meant(formula: Formula, table: Mapping[str, Series], kept: Array | None) -> list[str]:
+    """Notes on text in terms that may have been meant as numbers; raises where it must have been."""
+    flat = [formula.parametric, *(term.effects for term in formula.grouping)]
+    texts = dict.fromkeys([*flat, *(column for term in formula.penalised for column in term.columns)])
+    seen: dict[str, bool] = {}
+    for text in texts:
+        names = set(variables(text)) - coded(text)
+        seen |= {name: seen.get(name, False) or text in flat for name in names if name in table}
+    words = {name: own for name, own in seen.items() if not is_numeric(table[name])}
+    return [note for name, own in words.items() if (note := check_levels_of(table[name], kept, own))]
 
 
 def _terms(
-    formula: Formula, table: Mapping[str, Series], n: int, settings: Mapping[str, Any]
+    formula: Formula, table: Mapping[str, Series], n: int, settings: Mapping[str, Any], kept: Array | None
 ) -> tuple[list[Term], dict[str, tuple[Design, ...]], dict[str, Factor], dict[str, Special]]:
     """The prior's terms; their designs, grouping factors and calls by label."""
     terms: list[Term] = []
@@ -288,18 +305,23 @@ def _terms(
     if fixed is not None:
         designs[FIXED] = (fixed,)
         _check_names(formula, fixed)
-        _check_offset(formula, fixed, table)
+        _check_offset(formula, fixed, table, kept)
+        fixed.check_finite(table, kept)
     special = _special(formula, table, n, settings)
     flat = _flat(fixed, special, n)
     terms += [] if flat is None else [flat]
     for penalised in formula.penalised:
         ridge, designs[penalised.text] = _penalised(penalised, table, n)
+        for part in designs[penalised.text]:
+            part.check_finite(table, kept)
         terms.append(ridge)
     found: dict[tuple[str, ...], tuple[Factor, Array]] = {}
     made = {formula.parametric: fixed}
     for grouping in formula.grouping:
         if grouping.effects not in made:
-            made[grouping.effects] = design(grouping.effects, table, n, grouping.text)
+            made[grouping.effects] = varying = design(grouping.effects, table, n, grouping.text)
+            if varying is not None:
+                varying.check_finite(table, kept)
         if grouping.columns not in found:
             found[grouping.columns] = factorise(grouping.columns, table)
         factors[grouping.text], codes = found[grouping.columns]
@@ -366,18 +388,19 @@ def _check_names(formula: Formula, fixed: Design) -> None:
         )
 
 
-def _check_offset(formula: Formula, fixed: Design, table: Mapping[str, Series]) -> None:
+def _check_offset(formula: Formula, fixed: Design, table: Mapping[str, Series], kept: Array | None) -> None:
     """Offsets are finite; where not, say which row, and what stands there."""
     if fixed.offset is None or np.isfinite(fixed.offset).all():
         return
     row = int(np.argmin(np.isfinite(fixed.offset)))
+    number = row if kept is None else kept[row]
     texts = [term for _, term in split_terms(formula.parametric, formula.text) if term.startswith("offset(")]
     there = [f"{name} = {table[name].iloc[row]:g}" for name in variables(" + ".join(texts))]
     others = int((~np.isfinite(fixed.offset)).sum()) - 1
     more, where = f" and {others} more" if others else "", f", where {listed(there)}" if there else ""
     raise ValueError(
-        f"{' + '.join(texts)} is {fixed.offset[row]:g} in row {row}{more} (rows count from 0){where}. An exposure must "
-        "be above zero: leave such rows out."
+        f"{' + '.join(texts)} is {fixed.offset[row]:g} in row {number}{more} (rows count from 0){where}. An exposure "
+        "must be above zero: leave such rows out."
     )
 
 

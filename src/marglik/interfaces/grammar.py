@@ -238,6 +238,11 @@ def _plausible(term: str) -> None:
             "data, such as pandas.Categorical(k, categories=…), and write its name alone."
         )
     _no_power_of_one(term, term)
+    for sign in "*:/":
+        parts = split(bare.replace("**", "^"), sign)
+        if not all(parts):
+            side = "before" if not parts[0] else "after"
+            raise BadFormula(f"{term!r} has nothing {side} its {sign}. Name a column there, or leave the {sign} out.")
     if re.search(r"[\w.)\]}]\s+[\w.({]", bare):
         raise BadFormula(f"{term!r} has two names without a sign between them. Join terms by +, * or :.")
     if bare == ".":

@@ -20,7 +20,7 @@ from marglik.pools import within_one_pool
 from marglik.posterior.prediction import averaged
 from marglik.priors import Flat, GaussianProcess, Prior
 from marglik.rows import InMemory
-from marglik.validate import FittedExactly
+from marglik.scatter import FittedExactly
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array

@@ -29,6 +29,7 @@ class ProcessTerm(Special):
     term: Term
     flat: Array
     table: Mapping[str, tuple[float, float]]
+    constant = True
 
     @property
     def label(self) -> str:  # type: ignore[override]

@@ -11,7 +11,7 @@ import numpy as np
 from marglik.interfaces.data import is_numeric, numbers
 from marglik.interfaces.designs import design, variables
 from marglik.interfaces.grammar import BadFormula, Formula, is_name
-from marglik.validate import check_finite, listed
+from marglik.validate import check_finite, check_response, listed, numbered
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 def respond(
-    formula: Formula, table: Table, n: int, likelihood: Likelihood
+    formula: Formula, table: Table, n: int, likelihood: Likelihood, rows: Array | None = None
 ) -> tuple[Array, Likelihood, tuple[str, ...]]:
     """The response, the likelihood with its numbers of trials, and notes.
 
-    As in R, of two levels the first is no (0) and the second yes (1).
+    As in R, of two levels the first is no (0) and the second yes (1). Sentences number rows as in `numbered`.
 
     Raises
     ------
@@ -45,13 +45,13 @@ def respond(
     (array([1., 2.]), array([4., 2.]))
     """
     if formula.counts is not None:
-        successes, failures = (_counts(part, formula, table, n) for part in formula.counts)
+        successes, failures = (_counts(part, formula, table, n, rows) for part in formula.counts)
         trials = successes + failures
         empty = np.flatnonzero(trials == 0)
         if len(empty):
             raise ValueError(
-                f"{formula.response} has no trials in row {listed(empty)} (rows count from 0): both counts are 0. "
-                "Leave such rows out."
+                f"{formula.response} has no trials in row {listed(numbered(empty, rows))} (rows count from 0): both "
+                "counts are 0. Leave such rows out."
             )
         return successes, likelihood.with_trials(trials), ()
     if likelihood.needs_trials:
@@ -63,31 +63,35 @@ def respond(
     if name in table and likelihood.outcomes.binary and not is_numeric(table[name]):
         y, note = _yes_or_no(table[name], name)
         return y, likelihood, (note,)
-    return _column(formula.response, table, n, "response"), likelihood, ()
+    y = _column(formula.response, table, n, "response", rows)
+    check_response(y, likelihood.outcomes, rows, formula.response)
+    return y, likelihood, ()
 
 
-def _column(text: str, table: Table, n: int, what: str) -> Array:
+def _column(text: str, table: Table, n: int, what: str, rows: Array | None) -> Array:
     """One column, or an expression in some."""
     name = text.strip("`")
     if name in table:
-        return numbers(table[name], name, what)
+        return numbers(table[name], name, what, rows)
     for column in variables(text):
         if column in table:
-            numbers(table[column], column, what)
+            numbers(table[column], column, what, rows)
     found = design(f"0 + {text}", table, n, text)
     if found is None or found.matrix.shape[1] != 1:
         raise BadFormula(f"The {what} {text!r} must be one column. For arithmetic write I(a + b).")
-    check_finite(found.matrix[:, 0], [text], what)
+    advice = "The function has no value there: leave these rows out."
+    check_finite(found.matrix[:, 0], [text], what, rows, advice)
     return found.matrix[:, 0]
 
 
-def _counts(text: str, formula: Formula, table: Table, n: int) -> Array:
-    k = _column(text if is_name(text) else f"I({text})", table, n, "response")
+def _counts(text: str, formula: Formula, table: Table, n: int, rows: Array | None) -> Array:
+    k = _column(text if is_name(text) else f"I({text})", table, n, "response", rows)
     bad = np.flatnonzero((k < 0) | (k != np.floor(k)))
     if len(bad):
         raise ValueError(
             f"{text!r} in {formula.response} must be counts, whole numbers from 0, but is {k[bad[0]]:g} in row "
-            f"{listed(bad)} (rows count from 0). Correct these rows; proportions need their numbers of trials."
+            f"{listed(numbered(bad, rows))} (rows count from 0). Correct these rows; proportions need their numbers of "
+            "trials."
         )
     return k
 

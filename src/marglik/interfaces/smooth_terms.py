@@ -19,6 +19,7 @@ from marglik.interfaces.special import Columns, Special, Table, product_grid
 from marglik.priors import RandomEffects, Ridge, Term
 from marglik.priors import Smooth as Overlapping
 from marglik.smooths import Smooth, s, te, ti
+from marglik.smooths.base import NamedBasis
 from marglik.validate import listed
 
 if TYPE_CHECKING:
@@ -57,11 +58,14 @@ class Covariates:
         The column that multiplies it, if any.
     shown
         What messages quote.
+    group
+        The column whose whole numbers are levels, if any.
     """
 
     expressions: tuple[str, ...]
     by: str | None
     shown: str
+    group: str | None = None
 
     @cached_property
     def variables(self) -> tuple[str, ...]:
@@ -78,7 +82,8 @@ class Covariates:
 
     def _value(self, text: str, table: Table, n: int) -> Array:
         if is_name(text):
-            return _plain(table[text.strip("`")])
+            name = text.strip("`")
+            return _levels(table[name]) if name == self.group else _plain(table[name])
         words = next((name for name in variables(text) if not is_numeric(table[name])), None)
         found = None if words else design(f"0 + {text}", table, n, self.shown)
         if found is None or found.matrix.shape[1] != 1:
@@ -91,6 +96,27 @@ class Covariates:
 
 def _plain(column: Any) -> Array:
     return column.to_numpy(float) if is_numeric(column) else np.asarray(column, object)
+
+
+def _levels(column: Any) -> Array:
+    """Whole numbers as levels of a factor."""
+    values = column.to_numpy()
+    return (values.astype(np.int64) if _whole(column) else values).astype(object)
+
+
+def _whole(column: Any) -> bool:
+    return is_numeric(column) and bool(np.all(column.to_numpy(float) % 1 == 0))
+
+
+def _group(call: Call, table: Table) -> str | None:
+    """Where a basis needs a factor and all its covariates are numbers: the last column of whole numbers."""
+    bs = call.value("bs")
+    if not (isinstance(bs, str) and bs in NamedBasis.registry and NamedBasis.registry[bs].needs_factor):
+        return None
+    names = [text.strip("`") for text in call.arguments if is_name(text)]
+    if len(names) < 2 or any(not is_numeric(table[name]) for name in names):
+        return None
+    return next((name for name in reversed(names) if _whole(table[name])), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +225,7 @@ def terms(call: Call, table: Table, n: int, settings: Mapping[str, Any]) -> tupl
     call.known(OPTIONS[call.kind])
     by = call.options.get("by")
     by = None if by in (None, "None") else by.strip("`'\"")
-    covariates = Covariates(call.arguments, by, call.written)
+    covariates = Covariates(call.arguments, by, call.written, _group(call, table))
     if call.kind == "te" and len(call.arguments) < 2:
         raise BadFormula(f"{call.written!r} is a product of one covariate. Write s({call.arguments[0]}), or name two.")
     options = {name: _option(call, name) for name in call.options if name not in ("by", "knots")}
@@ -209,8 +235,11 @@ def terms(call: Call, table: Table, n: int, settings: Mapping[str, Any]) -> tupl
     names = tuple(text.strip("`") for text in call.arguments)
     found = MAKERS[call.kind](values, *names, by=by, knots=knots, **options)
     seen = {name: _range(column) for name, column in values.items()}
-    raw = {name: _range(_plain(table[name])) for name in covariates.variables}
-    note = _period(call, names, knots, seen)
+    raw = {
+        name: _range(_levels(table[name]) if name == covariates.group else _plain(table[name]))
+        for name in covariates.variables
+    }
+    note = (*_period(call, names, knots, seen), *_straight(call, names, knots, seen))
     return tuple(
         replace(_term(smooth, covariates, values, seen, raw, table), notes=note if i == 0 else ())
         for i, smooth in enumerate(found)
@@ -303,6 +332,24 @@ def _period(call: Call, names: Sequence[str], knots: Any, seen: Mapping[str, Any
                 f"both ends are the same point; to give the period, knots={{{name!r}: [start, end]}}."
             )
     return tuple(out)
+
+
+def _straight(call: Call, names: Sequence[str], knots: Any, seen: Mapping[str, Any]) -> list[str]:
+    """Say where given knots end before the data do, so that a spline is a straight line there."""
+    bases = call.value("bs") or ("tp" if call.kind == "s" else "cr")
+    bases = [bases] * len(names) if isinstance(bases, str) else list(bases)
+    out = []
+    for name, bs in zip(names, bases, strict=False):
+        if name not in (knots or {}) or not NamedBasis.registry[bs].straight_beyond:
+            continue
+        (low, high), first, last = seen[name], min(knots[name]), max(knots[name])
+        sides = [f"below {first:g}"] * (low < first) + [f"above {last:g}"] * (high > last)
+        if sides:
+            out.append(
+                f"{call.kind}({', '.join(names)}) is a straight line {' and '.join(sides)}, where it has no knots; "
+                f"{name!r} reaches from {low:g} to {high:g}"
+            )
+    return out
 
 
 def _range(column: Array) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -64,6 +64,8 @@ class Special(ABC):
         Names of the hyperparameters that are scales of penalties.
     notes
         What a user should know of choices made for them.
+    constant
+        Whether constants are among its functions, so that its level is not told apart from that of an intercept.
     """
 
     label: str
@@ -74,6 +76,7 @@ class Special(ABC):
     level: Any = None
     scales: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    constant: ClassVar[bool] = False
 
     @property
     def flat_names(self) -> tuple[str, ...]:

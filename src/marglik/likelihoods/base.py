@@ -183,6 +183,10 @@ class Likelihood(ABC):
         """What is predicted on the scale of the response: the mean; of one trial, where a row has several."""
         return self.mean(eta, theta)
 
+    def observed(self, y: Array) -> Array:
+        """y on the scale of `response`: the share of successes, where a row has several trials."""
+        return y
+
     def sample(self, eta: Array, theta: Array, rng: np.random.Generator) -> Array:
         """Draws of y."""
         self._lacks("draws", "sample(eta, theta, rng)")

@@ -171,6 +171,10 @@ class Binomial(Likelihood):
     def response(self, eta, theta):
         return LINKS[self.link].probability(eta)
 
+    def observed(self, y):
+        with np.errstate(invalid="ignore"):  # no trials
+            return y / self.trials
+
     def sample(self, eta, theta, rng):
         p = LINKS[self.link].probability(eta)
         return rng.binomial(np.asarray(self.trials, int), p).astype(float)

@@ -101,7 +101,7 @@ class StudentT(Likelihood):
     located = True
 
     def hyperparameters(self):
-        return Hyperparameter("scale"), Hyperparameter(
+        return Hyperparameter("scale", bottomless=True), Hyperparameter(
             "df",
             Positive(unit=5.0),
             without_end="the tails are no heavier than a Gaussian's, so family='gaussian' suffices",

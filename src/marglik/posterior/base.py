@@ -462,7 +462,8 @@ class SpectralPosterior(TermPosterior):
         flat, ridge = self._labels
         d = self._spectrum.basis.eigenvalues
         ad = np.multiply.outer(self.a, d)
-        out = {ridge: self._scalar((ad / (ad + self.b[:, None])).sum(axis=1))}
+        with np.errstate(invalid="ignore"):  # of a target that is constant
+            out = {ridge: self._scalar((ad / (ad + self.b[:, None])).sum(axis=1))}
         if flat is not None:
             out[flat] = self._scalar(np.full(len(self.a), float(self.model.n_flat)))
         return {t.label: out[t.label] for t in self.model.prior}
@@ -496,7 +497,7 @@ class SpectralPosterior(TermPosterior):
         flat, ridge = self._labels
         s, (U, lost) = self._spectrum, self._shrinkage
         X, F = rows.columns.get(ridge), rows.columns.get(flat) if flat else None
-        n = len(X if X is not None else F)  # type: ignore[arg-type]
+        n = len(next(iter(rows.columns.values())))
         eta = np.zeros((n, len(self.a))) + np.reshape(rows.offset, (-1, 1))
         variance = np.zeros((n, len(self.a)))
         K = np.zeros((n, s.X.shape[1]))

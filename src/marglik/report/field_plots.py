@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marglik.report.smooth_plots import BLUE, GREY
+from marglik.report.sheet import BLUE, GREY
 from marglik.tables import NORMAL_975
 
 if TYPE_CHECKING:

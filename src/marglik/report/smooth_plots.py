@@ -10,7 +10,10 @@ import numpy as np
 
 from marglik.interfaces.data import is_numeric
 from marglik.interfaces.formula import FormulaSource
+from marglik.posterior.base import NewRows
+from marglik.report.sheet import BLUE, GREY, INK, PALE
 from marglik.report.text import fixed, shortened
+from marglik.tables import NORMAL_975
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -18,12 +21,13 @@ if TYPE_CHECKING:
 
     from marglik.fitted import Fit
 
-BLUE, INK, GREY, PALE = "#0072B2", "#222222", "#767676", "#B8B8B8"
 MOST = 12
 """More smooths than this are not all drawn."""
 STEPS = 60
 """Points of a map along each side."""
 MOST_DOTS = 5000
+LETTERS = {3: 22, 4: 12}
+"""Of a label that fit above a panel, where so many stand side by side."""
 
 
 def drawable(fit: Fit) -> tuple[str, ...]:
@@ -44,9 +48,12 @@ def draw(fit: Fit, labels: Sequence[str], figure: Any) -> None:
     for ax, label in zip(grid.ravel(), labels, strict=False):
         coarse = fit.source.special[label].grid(2)  # type: ignore[union-attr]
         moving = [name for name, x in coarse.items() if (x != x[0]).any()]
-        frame = fit.effect(label, n=STEPS if len(moving) > 1 else None)
+        frame = _effect(fit, label, STEPS if len(moving) > 1 else None)
         numeric = [name for name in moving if is_numeric(frame[name])]
-        ax.set_title(f"{shortened(label, 36)}, edf {fixed(float(fit.edf[label]), 2)}", color=GREY)
+        less = " − mean" if _shares_level(fit, label) else ""
+        name = shortened(label, LETTERS.get(across, 36) - len(less)) + less
+        size = {"fontsize": 8} if across in LETTERS else {}
+        ax.set_title(f"{name}, edf {fixed(float(fit.edf[label]), 2)}", color=GREY, **size)
         if len(numeric) == 2 == len(moving):
             _map(ax, frame, numeric, figure)
         elif len(numeric) == 1:
@@ -58,6 +65,33 @@ def draw(fit: Fit, labels: Sequence[str], figure: Any) -> None:
     limits = [ax.get_ylim() for ax in curves]
     for ax in curves:
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _effect(fit: Fit, label: str, n: int | None) -> DataFrame:
+    """`Fit.effect`; of a function whose level is the intercept's too, less its mean over the rows, with its own band.
+
+    g(x) = f(x) − Σ_i f(x_i)/n,    f(x) = A f + e,    A as `Term.conditional` gives it
+    """
+    frame = fit.effect(label, n=n)
+    if not _shares_level(fit, label):
+        return frame
+    _, rows = fit.source.effect_rows(label, None, n)  # type: ignore[union-attr]
+    term, theta = next(known for known in fit._linear.term_theta(fit.optimum.theta[0]) if known[0].label == label)
+    A, unseen = term.conditional(rows.columns[label], theta)
+    level = term.conditional(term.inputs, theta)[0].mean(axis=0)
+    centre, variance = fit._terms("smooths").linear_predictor(NewRows({label: A - level}, {}))
+    half = NORMAL_975 * np.sqrt(variance + unseen)
+    return frame.assign(estimate=centre, se=half / NORMAL_975, lower=centre - half, upper=centre + half)
+
+
+def _shares_level(fit: Fit, label: str) -> bool:
+    """Whether constants are functions of the term, and combinations of the fixed effects."""
+    model = fit._linear
+    flat = next((term.design for term in model.prior if term.flat), None)
+    if not fit.source.special[label].constant or flat is None:  # type: ignore[union-attr]
+        return False
+    ones = np.ones(model.rows.n)
+    return bool(np.allclose(flat @ np.linalg.lstsq(flat, ones, rcond=None)[0], ones, rtol=0, atol=1e-6))
 
 
 def _curves(fit: Fit, ax: Any, label: str, frame: DataFrame, covariate: str, others: Sequence[str]) -> None:
@@ -82,7 +116,8 @@ def _residuals(fit: Fit, ax: Any, label: str, x: Array) -> bool:
     model = fit._linear
     term = fit.source.special[label]  # type: ignore[union-attr]
     if model.likelihood.gaussian and len(term.variables) == 1:
-        own = fit.predict(include=[label]) - (0.0 if model.rows.offset is None else model.rows.offset)
+        own = fit.predict(include=[label])
+        own = own - own.mean() * _shares_level(fit, label)
         ax.plot(x, model.rows.y - fit.predict() + own, "o", color=PALE, ms=2.2, mew=0, zorder=1)
         return True
     if term.level is not None:

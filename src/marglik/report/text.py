@@ -88,7 +88,7 @@ def page(fit: Fit) -> Page:
 def tables(fit: Fit) -> list[Table]:
     """The fit's tables: hyperparameters and fixed effects; quantiles where there are many targets."""
     if fit._many:
-        return [_over_targets(fit)]
+        return [_over_targets(fit)] if np.isfinite(fit.log_evidence).any() else []
     out = [*_smooths(fit), _estimates("Hyperparameters", fit.hyperparameters, held(fit))]
     if isinstance(fit.model, LinearModel) and fit.model.n_flat:
         out.append(_estimates("Fixed effects", fit.fixed_effects, ()))
@@ -177,9 +177,11 @@ def _facts(fit: Fit) -> Iterable[tuple[str, str]]:
         value = fit.log_evidence
         yield "log evidence", f"{value:.4f} nats (-2 x it: {-2 * value:.4f}), {fit.method}; {_steps(fit)}"
     else:
-        failed = int((~fit.optimum.converged).sum())
-        how = f"{counted(failed, 'target')} did not converge" if failed else "all converged"
-        yield "learning", f"{fit.method}; {how}"
+        learned = np.isfinite(fit.log_evidence)
+        lost, failed = int((~learned).sum()), int((~fit.optimum.converged & learned).sum())
+        parts = [f"{counted(lost, 'target')} could not be learned"] if lost else []
+        parts += [f"{counted(failed, 'target')} did not converge"] if failed else []
+        yield "learning", f"{fit.method}; {', '.join(parts) or 'all converged'}"
     yield "criterion", fit.criterion
     for note in fit.notes:
         yield "note", note
@@ -241,7 +243,8 @@ def shortened(name: str, most: int = 40) -> str:
 
 
 def _over_targets(fit: Fit) -> Table:
-    optimum = fit.optimum
+    """Of those that could be learned."""
+    optimum, learned = fit.optimum, np.isfinite(fit.log_evidence)
     values: dict[str, Array] = {"log evidence": fit.log_evidence}
     for i, h in enumerate(fit.model.hyperparameters):
         if not h.fixed_effect:
@@ -249,13 +252,16 @@ def _over_targets(fit: Fit) -> Table:
     for term in fit.edf:
         values[f"edf {term}"] = fit.edf[term].to_numpy()
     rows = []
-    for name, x in values.items():
-        q = np.nanquantile(x, list(QUANTILES.values()))
+    for name, every in values.items():
+        x = every[learned]
+        q = np.quantile(x, list(QUANTILES.values()))
         zeros = f"{int((x == 0).sum()):,}" if name in fit.model.hyperparameters.names else ""
         rows.append((name, *(fixed(v, decimals(float(np.ptp(q)))) for v in q), zeros))
     columns = [aligned(list(cells)) for cells in zip(*(row[1:] for row in rows), strict=True)]
     names = [shortened(row[0], 24) for row in rows]
-    return Table((f"{fit.model.n_targets:,} targets", *QUANTILES, "at zero"), tuple(zip(names, *columns, strict=True)))
+    some = "" if learned.all() else f"{int(learned.sum()):,} of "
+    head = (f"{some}{fit.model.n_targets:,} targets", *QUANTILES, "at zero")
+    return Table(head, tuple(zip(names, *columns, strict=True)))
 
 
 def _sums(fit: Fit) -> Iterable[tuple[str, str]]:

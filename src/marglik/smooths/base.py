@@ -144,12 +144,18 @@ class NamedBasis(SmoothBasis):
         Whether a tensor product takes the function's values at points as coefficients, in place of those of the basis.
     marginal
         Whether it can be a margin of a tensor product.
+    needs_factor
+        Whether one of its covariates is a factor.
+    straight_beyond
+        Whether it is a straight line beyond the first and the last of its knots.
     """
 
     registry: ClassVar[dict[str, type[NamedBasis]]] = {}
     bs: ClassVar[str]
     rotated: ClassVar[bool] = False
     marginal: ClassVar[bool] = True
+    needs_factor: ClassVar[bool] = False
+    straight_beyond: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         NamedBasis.registry[cls.bs] = cls

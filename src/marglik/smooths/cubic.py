@@ -54,6 +54,7 @@ class Cubic(NamedBasis):
     """
 
     bs = "cr"
+    straight_beyond = True
     knots: Float[Array, "k"]
 
     @classmethod

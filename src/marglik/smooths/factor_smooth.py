@@ -67,6 +67,7 @@ class FactorSmooth(NamedBasis):
     bs = "fs"
     centred = False
     marginal = False
+    needs_factor = True
     base: NamedBasis
     turn: Float[Array, "k k"]
     groups: Int[Array, "k"]

@@ -11,7 +11,7 @@ import numpy as np
 from marglik.smooths.base import Asked, NamedBasis
 from marglik.smooths.smooth import Smooth, assembled
 from marglik.smooths.tensor import Margin, Tensor
-from marglik.validate import did_you_mean
+from marglik.validate import did_you_mean, is_number
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -257,6 +257,13 @@ def _columns(
             column = column.astype(float)
         numeric = column.dtype.kind in "iuf"
         if not numeric and name in names and not categorical:
+            odd = [row for row, value in enumerate(column) if not is_number(value)]
+            if len(odd) < len(column):
+                what = f"{column[odd[0]]!r} in row {odd[0]}" if odd else f"them as text, such as {column[0]!r}"
+                raise ValueError(
+                    f"{label} needs numbers, but {name!r} holds {what} (rows count from 0). Convert the column, or "
+                    f"correct that value; for names of levels use bs='re', or by={name!r}."
+                )
             raise ValueError(f"{label} needs numbers, but {name!r} is categorical. Use bs='re', or by={name!r}.")
         column = column.astype(float) if numeric else column
         wrong = ~np.isfinite(column) if numeric else np.array([v is None or v != v for v in column], bool)
