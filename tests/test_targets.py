@@ -90,7 +90,10 @@ def test_a_target_that_cannot_be_learned_costs_no_other():
     assert fit.hyperparameters["at_boundary"].dtype == bool
     np.testing.assert_array_equal(np.isnan(fit.predict()).all(axis=0), [False, True, False])
     assert any("Target 1" in note for note in fit.notes)
-    assert "did not converge" in fit.summary()
+    assert "learning   laplace; one target could not be learned" in fit.summary()
+    assert fit.check().verdict.endswith("Target 1 could not be learned; this is about the others.")
+    assert "very different size" not in " ".join(fit.notes)
+    assert "stopped short" not in fit.check().verdict
     with pytest.raises(ValueError, match="Target 1 could not be learned"):
         fit.target(1)
     with pytest.raises(ValueError, match="numbered from 0 to 2"):

@@ -13,6 +13,7 @@ from marglik import learn
 from marglik.callers import warn
 from marglik.evidence import Evidence, EvidenceMethod, choose
 from marglik.evidence.base import FAR_BELOW, apart
+from marglik.evidence.laplace import NOT_FINITE, STUCK
 from marglik.fitted import Fit
 from marglik.hyperparameters import Hyperparameters
 from marglik.model import LinearModel, Model
@@ -268,8 +269,9 @@ def _best(objective: learn.Objective, starts: Array, free: Array, restarts: int,
         found = _looked_at(objective, starts)
         values = [_value(e) for e in found]
         if not np.isfinite(max(values)):
-            why = next((e.checks["mode"] for e in found if "mode" in e.checks), "It is not finite at any start value.")
-            raise ValueError(f"The evidence could not be computed. {why} {_extremes(objective.model)}")
+            why = next((e.checks["mode"] for e in found if "mode" in e.checks), NOT_FINITE)
+            advice = f" {_extremes(objective.model)}" if why in (STUCK, NOT_FINITE) else ""
+            raise ValueError(f"The evidence could not be computed. {why}{advice}")
         first = [int(np.argmax(values))]
         if objective.model.several_maxima:
             first = apart(objective.hyperparameters.unconstrain(starts[: len(found), 0]), values)

@@ -13,7 +13,7 @@ from marglik.check.approximation import Approximation
 from marglik.check.consistency import DOUBTFUL, Consistency
 from marglik.evidence import EvidenceMethod
 from marglik.uncertainty import undetermined, wald
-from marglik.validate import counted
+from marglik.validate import counted, listed
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -97,7 +97,8 @@ class Check:
         ]
         meanings = {h.name: h.without_end for h in names if boundary.get(h.name) == np.inf}
         meanings |= {h.name: h.without_size for h in names if boundary.get(h.name) == 0}
-        converged = bool(np.all(optimum.converged)) and not findings
+        lost = np.isnan(optimum.theta).any(axis=1)
+        converged = bool(np.all(optimum.converged[~lost])) and not lost.all() and not findings
         return cls(
             gradient,
             curvature,
@@ -116,7 +117,8 @@ class Check:
                 undetermined(names, optimum),
             )
             + _beside(lower)
-            + _doubt(consistency),
+            + _doubt(consistency)
+            + _without(lost),
             approximation,
             consistency,
             optimum.searches,
@@ -208,6 +210,13 @@ def _judged(exact: bool, assessed: str | None, found: Approximation | None, reme
     if found.word == "bad":
         return f"Do not trust the evidence: it is {off}{moved}. {remedy}"
     return f"{own}; the approximation is {found.word}, {off}{moved}."
+
+
+def _without(lost: Bool[Array, "V"]) -> str:
+    """Which targets this does not speak of."""
+    if not lost.any() or lost.all():
+        return ""
+    return f" Target {listed(np.flatnonzero(lost))} could not be learned; this is about the others."
 
 
 def _beside(lower: Sequence[float]) -> str:

@@ -66,7 +66,7 @@ class Newton:
         before = np.inf
         for _ in range(self.max_steps):
             if not np.isfinite(gain):
-                return point, w, "The log joint density or its derivatives are not finite."
+                return point, w, NOT_FINITE
             small = self._small(point)
             if gain < small and (gain < 1e-3 * before or gain < 1e-10 * small or gain > before):
                 away = _off_saddle(model, theta, w, point) if trouble else None
@@ -87,8 +87,7 @@ class Newton:
                     break
                 fraction /= 2
                 if fraction < 1e-10:
-                    stuck = "Newton's method could not climb any further, short of a mode."
-                    return point, w, trouble or (None if gain < ROUNDING * (1 + abs(point.log_joint)) else stuck)
+                    return point, w, trouble or (None if gain < ROUNDING * (1 + abs(point.log_joint)) else STUCK)
             H, point, w, before = point, there, w + fraction * step, gain
             if point.costly and trouble is None:
                 w, point = self._coasted(model, theta, w, point, H.neg_hessian)
@@ -121,6 +120,8 @@ FAR = 10.0
 """A warm start that a Newton step is expected to better by more nats is compared with a cold one."""
 ROUNDING = 1e-9
 """A share of the log joint that its digits may not tell, where effects of a huge scale cancel in η."""
+STUCK = "Newton's method could not climb any further, short of a mode."
+NOT_FINITE = "The log joint density or its derivatives are not finite."
 SADDLE = "The point found is a saddle or a minimum, not a mode."
 
 
