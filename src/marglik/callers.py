@@ -8,7 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
-INSIDE = (str(Path(__file__).parent), str(Path(contextlib.__file__)))
+INSIDE = (str(Path(__file__).parent), contextlib.__file__)
 """Where files begin whose frames are not the caller's."""
 
 

@@ -351,6 +351,8 @@ def settled(objective: Objective, optimum: FoundT, free: Bool[Array, "V k"]) -> 
     ∂ℓ/∂Σ on the null space of Σ says, shows in the curvature along the column: it must not be positive.
     """
     names = objective.hyperparameters
+    if not names.triangles:
+        return optimum
     theta, held = optimum.theta.copy(), np.zeros_like(optimum.free)
     for place, triangle in names.triangles:
         units = np.array([h.support.unit for h in names[place]])  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache, cached_property, wraps
 from inspect import isfunction
 from pathlib import Path
 from threading import Lock
@@ -84,4 +84,11 @@ def within_one_pool(cls: Class) -> Class:
 
 
 def _within(function: Callable[..., Any]) -> Callable[..., Any]:
-    return one_pool()(function)
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if _depth.inside:
+            return function(*args, **kwargs)
+        with one_pool():
+            return function(*args, **kwargs)
+
+    return run

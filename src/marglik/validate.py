@@ -272,7 +272,8 @@ def check_response(y: Float[Array, "n *V"], outcomes: Outcomes, rows: Array | No
     real = not outcomes.integer and outcomes.lower == -np.inf
     check_finite(y, names, "response", sized=real)
     if real:
-        if y.any() and not np.any(y * y):
+        flat = y.ravel("K")
+        if not flat.dot(flat) and y.any():
             _refuse_size(np.atleast_2d(y.T).T, names, "response")
         return
     bad = outcomes.violations(y)
