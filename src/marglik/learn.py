@@ -315,8 +315,6 @@ def after(before: Found, now: Optimum) -> Optimum:
 
 SAME = 1e-3
 """Nats by which the values of two searches differ that ended at one maximum, at most."""
-
-
 TIED = 1e-5
 """Of searches that ended within so many nats, one that has converged is the best."""
 
@@ -362,7 +360,7 @@ def settled(objective: Objective, optimum: FoundT, free: Bool[Array, "V k"]) -> 
     if not held.any():
         return optimum
     left = after(optimum, _climb(objective, theta, np.broadcast_to(free, held.shape) & ~held))
-    if left.value[0] < optimum.value[0] - 1e-9 * (1 + abs(optimum.value[0])):
+    if not left.converged[0] or left.value[0] < optimum.value[0] - 1e-9 * (1 + abs(optimum.value[0])):
         return optimum
     hessian = objective.at(left.theta, left.free | held, left.warm)[2]
     highest = np.linalg.eigvalsh(_with_unit_diagonal(hessian, left.free | held)).max()
@@ -381,8 +379,8 @@ def _climb(
 ) -> Optimum:
     """Newton's method in φ within a trust region; unless patient, it gives a single crawling target up.
 
-    A Hessian that takes differences is computed, by forward ones, where the search sets out and where it ends, and
-    learned from the steps between. That of the optimum is left to whoever asks for it.
+    A Hessian that takes differences is computed, by forward ones if these will do, where the search sets out and where
+    it ends, and learned from the steps between. That of the optimum is left to whoever asks for it.
 
     A scale that shrinks below a fraction of its natural size is tried at exactly zero: it stays there while the slope
     of the evidence in its variance is negative (it is stationary in the standard deviation at zero always). A precision
@@ -416,6 +414,9 @@ def _climb(
         if rough and (gain[0] < 4 * NEGLIGIBLE or np.abs(step).max() < STEP):
             hessian, rough = objective.differences(theta, free, warm, gradient), False
             step, gain, newton = _newton_step(gradient, hessian, free, radius, objective.slack)
+            if not newton[0] or np.abs(step).max(initial=0) > SAME_HESSIAN:  # forward differences may not tell
+                hessian = objective.differences(theta, free, warm)
+                step, gain, newton = _newton_step(gradient, hessian, free, radius, objective.slack)
         low = free & vanishing & (theta < SINKING * objective.units) & (gradient < 0) & (V == 1)
         deep = low & (failed < 2) & rough & (before is not None and slope_at_zero(theta, gradient, *before) < 0)
         sinking = low & (step < -SINK) | deep
